@@ -1,0 +1,178 @@
+"""The registry's tables and the engine that reaches them.
+
+Holds: the schema and how a connection behaves. Does not hold: any query; those are in ``registry`` (the services'
+side: volunteers and attempts) and ``jobs`` (the flow's side: jobs, units, audit rounds, ledger).
+
+Invariants: every write transaction takes SQLite's write lock at its start (no lock upgrade can deadlock); rows are never
+deleted, only their state changes; times are POSIX seconds; ids are lower-case hex.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Connection,
+    Engine,
+    Float,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    create_engine,
+    event,
+)
+
+metadata = MetaData()
+
+contributors = Table(
+    "contributors",
+    metadata,
+    Column("name", String(100), primary_key=True),
+    Column("enrolled_s", Float, nullable=False),
+    Column("quarantined_s", Float),
+    Column("reason", Text),
+    Column("record", Text, nullable=False, default="{}"),  # trust's ContributorRecord as JSON
+)
+
+volunteers = Table(
+    "volunteers",
+    metadata,
+    Column("name", String(100), primary_key=True),
+    Column("contributor", String(100), nullable=False),
+    Column("enrolled_s", Float, nullable=False),
+    Column("revoked_s", Float),
+)
+
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("job_id", String(32), primary_key=True),
+    Column("spec", Text, nullable=False),  # parameters as JSON
+    Column("source", Text, nullable=False),  # datasets.Source as JSON
+    Column("recipe", Text, nullable=False),
+    Column("schema", Text, nullable=False),  # base64 of the frozen input schema
+    Column("state", String(20), nullable=False),  # see jobs.JOB_STATES
+    Column("created_s", Float, nullable=False),
+    Column("owner", Text),  # who holds the lease
+    Column("lease_until_s", Float),
+    Column("inflight_key", LargeBinary, nullable=False),
+    Column("final_key", LargeBinary, nullable=False),
+    Column("n_rows", BigInteger),
+    Column("error", Text),
+)
+
+units = Table(
+    "units",
+    metadata,
+    Column("job_id", String(32), primary_key=True),
+    Column("unit_id", String(32), primary_key=True),
+    Column("chunk_index", Integer, nullable=False),
+    Column("chunk", Text, nullable=False),  # ChunkRef as JSON
+    Column("n_rows", BigInteger, nullable=False),
+    Column("max_nbytes", BigInteger, nullable=False),  # of one upload
+    Column("state", String(12), nullable=False),  # trust's unit state
+    Column("issue", Integer, nullable=False, default=0),
+    Column("record", Text, nullable=False, default="{}"),  # trust's UnitRecord as JSON
+    Column("attempt_id", String(32)),  # the accepted one
+    Index("units_by_state", "job_id", "state", "chunk_index"),
+)
+
+attempts = Table(
+    "attempts",
+    metadata,
+    Column("attempt_id", String(32), primary_key=True),
+    Column("job_id", String(32), nullable=False),
+    Column("unit_id", String(32), nullable=False),
+    Column("issue", Integer, nullable=False),
+    Column("volunteer", String(100), nullable=False),  # "home" for trusted compute
+    Column("contributor", String(100), nullable=False),
+    Column("state", String(12), nullable=False),  # see registry.ATTEMPT_STATES
+    Column("started_s", Float, nullable=False),
+    Column("ended_s", Float),
+    Column("upload_nbytes", BigInteger),
+    Column("upload_blake3", String(64)),
+    Column("outcome", Text),  # JSON: AcceptedInfo when validated, {"kind","text"} when refused or failed
+    Index("attempts_by_unit", "job_id", "unit_id", "issue", "volunteer", unique=True),
+    Index("attempts_by_state", "state"),
+)
+
+# What happened to attempts, in order: the dispatcher reads it from where it stopped.
+events = Table(
+    "events",
+    metadata,
+    Column("seq", Integer, primary_key=True, autoincrement=True),
+    Column("job_id", String(32), nullable=False),
+    Column("unit_id", String(32), nullable=False),
+    Column("attempt_id", String(32), nullable=False),
+    Column("kind", String(12), nullable=False),  # an attempt state
+    Column("at_s", Float, nullable=False),
+    Index("events_by_job", "job_id", "seq"),
+)
+
+rounds = Table(
+    "rounds",
+    metadata,
+    Column("job_id", String(32), primary_key=True),
+    Column("round", Integer, primary_key=True),
+    Column("root", String(64), nullable=False),
+    Column("state", String(12), nullable=False),  # drawn | clean | failed
+    Column("drawn_s", Float, nullable=False),
+    Column("outcome", Text),
+)
+
+ledger = Table(
+    "ledger",
+    metadata,
+    Column("seq", Integer, primary_key=True, autoincrement=True),
+    Column("job_id", String(32), nullable=False),
+    Column("leaf", LargeBinary, nullable=False),
+    Index("ledger_by_job", "job_id", "seq"),
+)
+
+
+class Database:
+    """One engine on the registry; ``read()`` sees the last committed state, ``write()`` is one transaction."""
+
+    def __init__(self, pool_dir: str | Path) -> None:
+        path = Path(pool_dir) / "registry.sqlite"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.engine = _sqlite_engine(path)
+        metadata.create_all(self.engine)
+        self._autocommit = self.engine.execution_options(isolation_level="AUTOCOMMIT")
+
+    def read(self) -> AbstractContextManager[Connection]:
+        """Return a connection for reading, outside any transaction."""
+        return self._autocommit.connect()
+
+    def write(self) -> AbstractContextManager[Connection]:
+        """Return a connection inside a write transaction; it commits on a clean exit."""
+        return self.engine.begin()
+
+    def close(self) -> None:
+        """Close every pooled connection."""
+        self.engine.dispose()
+
+
+def _sqlite_engine(path: Path) -> Engine:
+    engine = create_engine(f"sqlite:///{path}", connect_args={"timeout": 30.0, "check_same_thread": False})
+
+    @event.listens_for(engine, "connect")
+    def _on_connect(connection: Any, _record: Any) -> None:
+        connection.isolation_level = None  # the driver opens no transaction of its own; we say when, below
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=NORMAL")
+
+    @event.listens_for(engine, "begin")
+    def _on_begin(connection: Connection) -> None:
+        if connection.get_isolation_level() != "AUTOCOMMIT":
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    return engine
