@@ -1,10 +1,10 @@
 """The services' side of the registry: who may work, and what became of each attempt.
 
-Used by the gateway (redeem, uploaded, failed), intake (claim, validated, refused) and the scheduler (refused volunteers).
-It decides nothing about trust: it records what happened and appends it to ``events``, where the flow's dispatcher reads it.
+Used by the gateway (redeem, uploaded, failed), intake (validated, refused) and the scheduler (refused volunteers).
+It decides nothing about trust: it records what happened and appends it to ``events``, where the dispatcher reads it.
 
-Invariants: an attempt's state only moves along ``ATTEMPT_STATES``; each move is one transaction and appends one event;
-there is one attempt for (job, unit, issue, volunteer), so that redeeming a ticket again renews and never repeats.
+Invariants: an attempt's state only moves along ``ATTEMPT_STATES``; each move is one transaction with one event; there
+is one attempt for (job, unit, issue, volunteer), so that redeeming a ticket again renews and never repeats.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
 Holds: the schema and how a connection behaves. Does not hold: any query; those are in ``registry`` (the services'
 side: volunteers and attempts) and ``jobs`` (the flow's side: jobs, units, audit rounds, ledger).
 
-Invariants: every write transaction takes SQLite's write lock at its start (no lock upgrade can deadlock); rows are never
-deleted, only their state changes; times are POSIX seconds; ids are lower-case hex.
+Invariants: every write transaction takes SQLite's write lock at its start (no lock upgrade can deadlock); rows are
+never deleted, only their state changes; times are POSIX seconds; ids are lower-case hex.
 """
 
 from __future__ import annotations
