@@ -5,8 +5,8 @@ On Linux the processes are forked from one warm server (``multiprocessing``'s fo
 packages once, which makes a pool start in a second instead of one second a process; elsewhere they are spawned.
 
 Does not hold: which services a pool has (``coordinator.supervisor``, ``embedded``).
-Invariants: a service exits when its parent is gone, however that died; its output goes to its own log file; no secret is
-in the fork server (configs travel after the fork and name files only).
+Invariants: a service exits when its parent is gone, however that died; its output goes to its own log file; no secret
+is in the fork server (configs travel after the fork and name files only).
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ def process_cpu_s(pid: int) -> float:
 
 @contextmanager
 def bare_main() -> Iterator[None]:
-    """Hide ``__main__`` while a process is started, so that the child doesn't import the parent's script (or Prefect)."""
+    """Hide ``__main__`` while a process starts, so that the child doesn't import the parent's script (or Prefect)."""
     main = sys.modules["__main__"]
     sys.modules["__main__"] = types.ModuleType("__main__")
     try:
