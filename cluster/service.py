@@ -59,7 +59,7 @@ class RunningService:
         self.service = service
         self._conn, child_conn = multiprocessing.Pipe(duplex=True)
         self._ready: dict[str, object] | None = None
-        context = multiprocessing.get_context(_start_method())
+        context: Any = multiprocessing.get_context(_start_method())
         self.process: Any = context.Process(
             target=_service_main, args=(service, child_conn), name=f"muster-{service.name}", daemon=False
         )
