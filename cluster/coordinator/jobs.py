@@ -19,10 +19,21 @@ from sqlalchemy.dialects.sqlite import insert as upsert
 from muster.cluster.coordinator.registry import begin_attempt
 from muster.cluster.coordinator.rows import AcceptedRow, EventRow, JobRow, NewUnit, RoundRow, UnitRow
 from muster.cluster.coordinator.step import Step
-from muster.cluster.coordinator.tables import Database, attempts, contributors, events, jobs, ledger, rounds, units
+from muster.cluster.coordinator.tables import (
+    Database,
+    attempts,
+    contributors,
+    events,
+    jobs,
+    ledger,
+    rounds,
+    standing,
+    units,
+)
 
 JOB_STATES = ("planning", "open", "committed", "certified", "published", "failed")
 HOME = "home"  # the volunteer and contributor name of trusted compute
+STANDING = ("accepted", "trusted")  # unit states in which a result stands
 _PAGE = 1000
 
 
@@ -72,12 +83,10 @@ class JobStore:
         with self.db.write() as c:
             c.execute(update(jobs).where(jobs.c.job_id == job_id).values(**values))
 
-    def take_lease(
-        self, job_id: str, owner: str, ttl_s: float, is_gone: Mapping[str, bool] | None = None
-    ) -> str | None:
+    def take_lease(self, job_id: str, owner: str, ttl_s: float, gone: str | None = None) -> str | None:
         """Take or renew the job's lease; return None on success, else the present owner's name.
 
-        ``is_gone`` says of an owner that it is known to be dead, so that a killed flow's lease needs no wait.
+        ``gone`` names an owner known to be dead, so that a killed flow's lease needs no wait.
         """
         now_s = time.time()
         with self.db.write() as c:
@@ -102,11 +111,11 @@ class JobStore:
     # -- units -----------------------------------------------------------------------------------------------------
 
     def add_units(self, job_id: str, planned: Iterable[NewUnit]) -> int:
-        """Insert units in state ``pending`` in batches; those already there stay; return how many were given."""
+        """Insert units in state ``open`` in batches; those already there stay; return how many were given."""
         count = 0
         batch: list[dict[str, object]] = []
         for unit in planned:
-            batch.append({"job_id": job_id, "state": "pending", "issue": 0, "record": "{}"} | _fields(unit))
+            batch.append({"job_id": job_id, "state": "open", "issue": 1, "record": ""} | _fields(unit))
             count += 1
             if len(batch) >= _PAGE:
                 self._insert_units(batch)
@@ -125,9 +134,10 @@ class JobStore:
             row = c.execute(_UNIT.where(units.c.job_id == job_id, units.c.unit_id == unit_id)).one()
         return UnitRow(**row._mapping)
 
-    def units_in(self, job_id: str, state: str, limit: int) -> list[UnitRow]:
-        """Return up to ``limit`` units in a state, by chunk index."""
-        query = _UNIT.where(units.c.job_id == job_id, units.c.state == state).order_by(units.c.chunk_index).limit(limit)
+    def units_in(self, job_id: str, state: str, limit: int, after: int = -1) -> list[UnitRow]:
+        """Return up to ``limit`` units in a state, by chunk index, from the one after ``after``."""
+        here = (units.c.job_id == job_id) & (units.c.state == state) & (units.c.chunk_index > after)
+        query = _UNIT.where(here).order_by(units.c.chunk_index).limit(limit)
         with self.db.read() as c:
             return [UnitRow(**row._mapping) for row in c.execute(query)]
 
@@ -151,7 +161,7 @@ class JobStore:
                 attempts.c.outcome,
             )
             .join(attempts, attempts.c.attempt_id == units.c.attempt_id)
-            .where(units.c.job_id == job_id, units.c.state == "accepted")
+            .where(units.c.job_id == job_id, units.c.state.in_(STANDING))
             .order_by(units.c.chunk_index)
             .limit(_PAGE)
         )
@@ -169,7 +179,7 @@ class JobStore:
         query = (
             select(units.c.unit_id)
             .join(attempts, attempts.c.attempt_id == units.c.attempt_id)
-            .where(units.c.job_id == job_id, units.c.state == "accepted", attempts.c.contributor == contributor)
+            .where(units.c.job_id == job_id, units.c.state.in_(STANDING), attempts.c.contributor == contributor)
         )
         with self.db.read() as c:
             return [str(u) for u in c.scalars(query)]
@@ -226,12 +236,17 @@ class JobStore:
         """Return a transaction in which one event's changes are written together (a context manager)."""
         return Step(self.db)
 
-    def contributor_record(self, name: str) -> tuple[str, str | None]:
-        """Return a contributor's record (JSON) and, if quarantined, the reason."""
-        query = select(contributors.c.record, contributors.c.reason).where(contributors.c.name == name)
+    def standings(self, job_id: str) -> dict[str, str]:
+        """Return what the job knows of each contributor: name → record (trust's, as JSON)."""
         with self.db.read() as c:
-            row = c.execute(query).one_or_none()
-        return ("{}", None) if row is None else (row.record, row.reason)
+            query = select(standing.c.contributor, standing.c.record).where(standing.c.job_id == job_id)
+            return {str(name): str(record) for name, record in c.execute(query)}
+
+    def quarantined(self) -> dict[str, str]:
+        """Return the pool's quarantined contributors with the reason."""
+        query = select(contributors.c.name, contributors.c.reason).where(contributors.c.quarantined_s.is_not(None))
+        with self.db.read() as c:
+            return {str(name): str(reason) for name, reason in c.execute(query)}
 
     # -- audit rounds and the ledger -------------------------------------------------------------------------------
 

@@ -28,7 +28,6 @@ ATTEMPT_STATES: dict[str, frozenset[str]] = {
     "refused": frozenset(),
     "failed": frozenset(),
 }
-SETTLED_UNITS = ("accepted", "home")
 
 
 class SettledError(Exception):
@@ -80,7 +79,7 @@ class Registry:
         now_s = time.time()
         with self.db.write() as c:
             if c.scalar(select(contributors.c.name).where(contributors.c.name == contributor)) is None:
-                c.execute(insert(contributors).values(name=contributor, enrolled_s=now_s, record="{}"))
+                c.execute(insert(contributors).values(name=contributor, enrolled_s=now_s))
             if c.scalar(select(volunteers.c.name).where(volunteers.c.name == volunteer)) is None:
                 c.execute(insert(volunteers).values(name=volunteer, contributor=contributor, enrolled_s=now_s))
 
@@ -110,7 +109,7 @@ class Registry:
                 .join(jobs, jobs.c.job_id == units.c.job_id)
                 .where(units.c.job_id == job_id, units.c.unit_id == unit_id)
             ).one_or_none()
-            if unit is None or unit.state in SETTLED_UNITS or unit.issue != issue:
+            if unit is None or unit.state != "open" or unit.issue != issue:
                 raise SettledError("the unit is settled")
             attempt_id = c.scalar(
                 select(attempts.c.attempt_id).where(

@@ -1,7 +1,7 @@
 """One transaction of the flow: everything that one event or one audit round changes, written together or not at all.
 
-It stores what ``trust`` decided and decides nothing. Invariants: a unit is accepted by compare-and-set, once; a quarantine
-is never lifted here; ledger leaves are only appended.
+It stores what ``trust`` decided and decides nothing. Invariants: a unit is accepted by compare-and-set, once; a
+quarantine is never lifted here; ledger leaves are only appended.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Self
 from sqlalchemy import Connection, insert, update
 from sqlalchemy.dialects.sqlite import insert as upsert
 
-from muster.cluster.coordinator.tables import Database, contributors, jobs, ledger, rounds, units
+from muster.cluster.coordinator.tables import Database, contributors, jobs, ledger, rounds, standing, units
 
 
 class Step:
@@ -37,12 +37,13 @@ class Step:
             .values(state=state, issue=issue, record=record, attempt_id=None)
         )
 
-    def accept_unit(self, job_id: str, unit_id: str, *, attempt_id: str, record: str) -> bool:
-        """Accept an attempt's result for the unit if none stands yet; False if one does."""
+    def accept_unit(self, job_id: str, unit_id: str, *, state: str, attempt_id: str, record: str) -> bool:
+        """Let an attempt's result stand for the unit (``accepted`` or ``trusted``) if none does; False if one does."""
+        free = units.c.state.not_in(("accepted", "trusted"))
         done = self._c.execute(
             update(units)
-            .where(units.c.job_id == job_id, units.c.unit_id == unit_id, units.c.state != "accepted")
-            .values(state="accepted", attempt_id=attempt_id, record=record)
+            .where(units.c.job_id == job_id, units.c.unit_id == unit_id, free)
+            .values(state=state, attempt_id=attempt_id, record=record)
         )
         return done.rowcount == 1
 
@@ -51,12 +52,18 @@ class Step:
         where = (units.c.job_id == job_id) & (units.c.unit_id == unit_id)
         self._c.execute(update(units).where(where).values(record=record))
 
-    def save_contributor(self, name: str, record: str, quarantine_reason: str | None) -> None:
-        """Write a contributor's record; a reason quarantines, and nothing here lifts a quarantine."""
-        values: dict[str, object] = {"record": record}
-        if quarantine_reason is not None:
-            values |= {"quarantined_s": time.time(), "reason": quarantine_reason[:500]}
-        self._c.execute(update(contributors).where(contributors.c.name == name).values(**values))
+    def save_standing(self, job_id: str, contributor: str, record: str) -> None:
+        """Write what the job knows of a contributor."""
+        self._c.execute(
+            upsert(standing)
+            .values(job_id=job_id, contributor=contributor, record=record)
+            .on_conflict_do_update(index_elements=["job_id", "contributor"], set_={"record": record})
+        )
+
+    def quarantine(self, contributor: str, reason: str) -> None:
+        """Shut a contributor out of the pool; nothing here lifts a quarantine."""
+        fresh = (contributors.c.name == contributor) & contributors.c.quarantined_s.is_(None)
+        self._c.execute(update(contributors).where(fresh).values(quarantined_s=time.time(), reason=reason[:500]))
 
     def save_round(self, job_id: str, number: int, *, root: str, state: str, outcome: str | None) -> None:
         """Write a round as drawn, or the outcome of one."""

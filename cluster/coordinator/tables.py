@@ -39,7 +39,15 @@ contributors = Table(
     Column("enrolled_s", Float, nullable=False),
     Column("quarantined_s", Float),
     Column("reason", Text),
-    Column("record", Text, nullable=False, default="{}"),  # trust's ContributorRecord as JSON
+)
+
+# What a job knows of a contributor: trust's ContributorRecord as JSON.
+standing = Table(
+    "standing",
+    metadata,
+    Column("job_id", String(32), primary_key=True),
+    Column("contributor", String(100), primary_key=True),
+    Column("record", Text, nullable=False),
 )
 
 volunteers = Table(
@@ -79,8 +87,8 @@ units = Table(
     Column("n_rows", BigInteger, nullable=False),
     Column("max_nbytes", BigInteger, nullable=False),  # of one upload
     Column("state", String(12), nullable=False),  # trust's unit state
-    Column("issue", Integer, nullable=False, default=0),
-    Column("record", Text, nullable=False, default="{}"),  # trust's UnitRecord as JSON
+    Column("issue", Integer, nullable=False, default=1),
+    Column("record", Text, nullable=False, default=""),  # trust's UnitRecord as JSON
     Column("attempt_id", String(32)),  # the accepted one
     Index("units_by_state", "job_id", "state", "chunk_index"),
 )
