@@ -60,6 +60,7 @@ class JobStore:
                     created_s=time.time(),
                     inflight_key=secrets.token_bytes(32),
                     final_key=secrets.token_bytes(32),
+                    events_seq=0,
                 )
                 .on_conflict_do_nothing()
             )
@@ -207,6 +208,27 @@ class JobStore:
         )
         with self.db.read() as c:
             return [EventRow(**row._mapping) for row in c.execute(query)]
+
+    def attempts_at(self, job_id: str, unit_id: str, issue: int) -> list[tuple[str, str, str, str]]:
+        """Return (attempt id, volunteer, contributor, state) of every attempt at one issue of a unit."""
+        a = attempts.c
+        here = (a.job_id == job_id) & (a.unit_id == unit_id) & (a.issue == issue)
+        with self.db.read() as c:
+            query = select(a.attempt_id, a.volunteer, a.contributor, a.state).where(here)
+            return [(str(i), str(v), str(o), str(s)) for i, v, o, s in c.execute(query)]
+
+    def attempt_outcome(self, attempt_id: str) -> str | None:
+        """Return what intake recorded about an attempt (JSON), or None."""
+        with self.db.read() as c:
+            return c.scalar(select(attempts.c.outcome).where(attempts.c.attempt_id == attempt_id))
+
+    def overdue(self, job_id: str, started_before_s: float) -> list[tuple[str, int, str, str, str]]:
+        """Return (unit, issue, attempt, volunteer, contributor) of attempts begun long ago and still without an end."""
+        a = attempts.c
+        late = (a.job_id == job_id) & (a.state == "started") & (a.started_s < started_before_s)
+        query = select(a.unit_id, a.issue, a.attempt_id, a.volunteer, a.contributor).where(late, a.volunteer != HOME)
+        with self.db.read() as c:
+            return [(str(u), int(i), str(n), str(v), str(o)) for u, i, n, v, o in c.execute(query)]
 
     def begin_home_attempt(self, job_id: str, unit_id: str, issue: int) -> str:
         """Record that trusted compute takes the unit; return the attempt's id."""

@@ -21,6 +21,7 @@ class JobRow:
     created_s: float
     inflight_key: bytes
     final_key: bytes
+    events_seq: int
     n_rows: int | None
     error: str | None
 

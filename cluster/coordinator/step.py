@@ -81,3 +81,7 @@ class Step:
     def set_job_state(self, job_id: str, state: str) -> None:
         """Move the job to ``state`` as part of this step."""
         self._c.execute(update(jobs).where(jobs.c.job_id == job_id).values(state=state))
+
+    def mark_seen(self, job_id: str, seq: int) -> None:
+        """Remember that the dispatcher has dealt with the job's events up to ``seq``."""
+        self._c.execute(update(jobs).where(jobs.c.job_id == job_id).values(events_seq=seq))

@@ -73,6 +73,7 @@ jobs = Table(
     Column("lease_until_s", Float),
     Column("inflight_key", LargeBinary, nullable=False),
     Column("final_key", LargeBinary, nullable=False),
+    Column("events_seq", Integer, nullable=False, default=0),  # the last event that the dispatcher has dealt with
     Column("n_rows", BigInteger),
     Column("error", Text),
 )
