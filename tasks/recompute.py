@@ -1,0 +1,150 @@
+"""What a referee does: recompute rows, or a whole unit, from the source, and compare with what intake accepted.
+
+Runs in trusted worker processes. Reads the source itself (never through a volunteer), and of a volunteer's result only
+the files that intake re-encoded. Decides nothing: it reports the first row that differs.
+
+Invariants: rows are compared by the canonical digest, so that "equal" means the same as everywhere else; a report is
+small and holds no more than one row's text; the source is checked again before a difference is reported.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from muster.datasets import results
+from muster.datasets.chunks import ChunkRef
+from muster.datasets.digest import table_digest
+from muster.datasets.reading import read_chunk
+from muster.datasets.sources import Source
+from muster.errors import SourceChangedError
+from muster.kernels.recipe import Recipe
+
+_MAX_CELL_CHARS = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What every referee task of a job needs; all text, so that it travels as it is stored."""
+
+    source: str
+    recipe: str
+    schema: str  # base64 of the frozen input schema
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """An accepted result on disk: the Parquet of kept rows and, if there are rejects, that of the rejects."""
+
+    chunk: str
+    kept_path: str
+    rejects_path: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """The first row that differs: absolute position, and one column's value on both sides, printable and bounded."""
+
+    position: int
+    column: str
+    expected: str
+    found: str
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """What a check found; ``source_unchanged`` False means that nothing can be concluded."""
+
+    n_rows: int
+    difference: Difference | None
+    source_unchanged: bool
+
+
+def check_offsets(work: Work, claim: Claim, offsets: Sequence[int] | None) -> Check:
+    """Recompute the rows at ``offsets`` (from the chunk's first row; None: all) and compare them with the claim."""
+    ref = ChunkRef.from_json(claim.chunk)
+    wanted = np.arange(ref.n_rows, dtype=np.int64) if offsets is None else np.asarray(offsets, dtype=np.int64)
+    return _check(work, claim, ref, wanted + ref.first_row)
+
+
+def check_ranks(work: Work, claim: Claim, kept: npt.NDArray[np.int64], rejected: npt.NDArray[np.int64]) -> Check:
+    """Recompute the rows with these ranks among the claim's kept and rejected rows, and compare them with the claim."""
+    ref = ChunkRef.from_json(claim.chunk)
+    rejects = results.read_reject_positions(claim.rejects_path)
+    everything = np.arange(ref.first_row, ref.first_row + ref.n_rows, dtype=np.int64)
+    keeps = np.setdiff1d(everything, rejects, assume_unique=True) if len(rejects) else everything
+    return _check(work, claim, ref, np.sort(np.concatenate([keeps[kept], rejects[rejected]])))
+
+
+def compute_rows(work: Work, ref: ChunkRef, positions: npt.NDArray[np.int64] | None) -> pa.Table:
+    """Return the result table of ``positions`` (None: the whole chunk), computed here from the source."""
+    source, recipe, schema = _opened(work)
+    rows = read_chunk(ref, schema, source.byte_source(ref.file), None if positions is None else positions.tolist())
+    where = np.arange(ref.first_row, ref.first_row + ref.n_rows, dtype=np.int64) if positions is None else positions
+    return results.build_result(where, rows.reject, recipe.run(rows.table))
+
+
+def compute_unit(work: Work, chunk: str, folder: str, name: str) -> dict[str, Any]:
+    """Compute a whole unit and write it as an accepted result ``name`` in ``folder``; return AcceptedInfo as a dict."""
+    ref = ChunkRef.from_json(chunk)
+    table = compute_rows(work, ref, None)
+    source, recipe, schema = _opened(work)
+    source.check_unchanged(ref.file)
+    return results.write_accepted_files(table, source.files[ref.file].name, Path(folder), name)
+
+
+def _check(work: Work, claim: Claim, ref: ChunkRef, positions: npt.NDArray[np.int64]) -> Check:
+    expected = compute_rows(work, ref, positions)
+    found = results.read_rows(claim.kept_path, claim.rejects_path, positions, expected.schema)
+    row = _first_difference(expected, found)
+    if row is None:
+        return Check(len(positions), None, source_unchanged=True)
+    difference = _describe(int(positions[row]), expected.slice(row, 1), found.slice(row, 1))
+    return Check(len(positions), difference, _source_unchanged(work, ref))
+
+
+def _source_unchanged(work: Work, ref: ChunkRef) -> bool:
+    source, _, _ = _opened(work)
+    try:
+        source.check_unchanged(ref.file)
+    except SourceChangedError:
+        return False
+    return True
+
+
+def _first_difference(expected: pa.Table, found: pa.Table) -> int | None:
+    """Return the index of the first row that differs, by bisection over digests of slices; None if none does."""
+    if table_digest(expected) == table_digest(found):
+        return None
+    low, high = 0, expected.num_rows  # the first difference lies in [low, high)
+    while high - low > 1:
+        middle = (low + high) // 2
+        same = table_digest(expected.slice(low, middle - low)) == table_digest(found.slice(low, middle - low))
+        low, high = (middle, high) if same else (low, middle)
+    return low
+
+
+def _describe(position: int, expected: pa.Table, found: pa.Table) -> Difference:
+    for name in expected.column_names:
+        if table_digest(expected.select([name])) != table_digest(found.select([name])):
+            return Difference(position, name, _cell(expected, name), _cell(found, name))
+    return Difference(position, "(row)", "present", "missing")
+
+
+def _cell(row: pa.Table, name: str) -> str:
+    text = repr(row[name][0].as_py())
+    return "".join(ch if ch.isprintable() else "?" for ch in text[:_MAX_CELL_CHARS])
+
+
+@lru_cache(maxsize=4)
+def _opened(work: Work) -> tuple[Source, Recipe, pa.Schema]:
+    schema = pa.ipc.read_schema(pa.py_buffer(base64.b64decode(work.schema)))
+    return Source.from_json(work.source), Recipe.from_json(work.recipe), schema

@@ -1,0 +1,137 @@
+"""Referees: trusted compute that checks and recomputes, by default a Dask LocalCluster on this machine.
+
+Starts them in the background (their first task waits), hands them functions of ``recompute`` and collects outcomes in a
+queue that the dispatcher drains. Decides nothing.
+
+Invariants: referees never see a volunteer's bytes, only the source and what intake re-encoded; every submitted task
+ends in exactly one queued outcome, an exception included.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import threading
+from collections.abc import Callable, Hashable
+from concurrent.futures import Future as ThreadFuture
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+from muster.cluster.service import bare_main, process_cpu_s
+
+START_TIMEOUT_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one referee task: ``value`` or ``error``; ``tag`` is the submitter's."""
+
+    tag: Hashable
+    value: Any
+    error: BaseException | None
+
+
+class Referees:
+    """A pool of trusted worker processes; a context manager."""
+
+    def __init__(self, n_workers: int | None = None, address: str | None = None) -> None:
+        self._n_workers = n_workers or max(1, min(4, os.cpu_count() or 1))
+        self._address = address
+        self._started: ThreadFuture[Any] = ThreadFuture()
+        self._starting: threading.Thread | None = None
+        self._cluster: Any = None
+        self._pending: dict[Hashable, Any] = {}
+        self.outcomes: queue.SimpleQueue[Outcome] = queue.SimpleQueue()
+        self._final_cpu_s = 0.0
+
+    def start(self) -> None:
+        """Begin to start the workers in the background; harmless when repeated."""
+        if self._starting is None:
+            self._starting = threading.Thread(target=self._start, name="referees-start", daemon=True)
+            self._starting.start()
+
+    def _start(self) -> None:
+        try:
+            self._started.set_result(self._connect())
+        except BaseException as error:
+            self._started.set_exception(error)
+
+    def _connect(self) -> Any:
+        import dask
+        from distributed import Client, LocalCluster
+        from distributed.security import Security
+
+        logging.getLogger("distributed").setLevel(logging.ERROR)
+        if self._address is not None:
+            return Client(self._address, set_as_default=False, timeout=START_TIMEOUT_S)
+        dask.config.set(_LOCAL_CONFIG)
+        with bare_main():
+            self._cluster = LocalCluster(
+                n_workers=self._n_workers,
+                threads_per_worker=1,
+                processes=True,
+                dashboard_address=None,
+                memory_limit=0,
+                security=Security.temporary(),
+                silence_logs=logging.ERROR,
+            )
+        return Client(self._cluster, set_as_default=False)
+
+    @property
+    def client(self) -> Any:
+        """The connected Dask client; waits for the workers' start."""
+        self.start()
+        return self._started.result(START_TIMEOUT_S)
+
+    @property
+    def n_pending(self) -> int:
+        """Tasks submitted and not yet reported."""
+        return len(self._pending)
+
+    def submit(self, tag: Hashable, function: Callable[..., Any], *args: Any) -> None:
+        """Run ``function(*args)`` on a referee; its outcome appears in ``outcomes`` under ``tag``."""
+        future = self.client.submit(function, *args, pure=False)
+        self._pending[tag] = future
+        future.add_done_callback(lambda done: self._report(tag, done))
+
+    def _report(self, tag: Hashable, future: Any) -> None:
+        self._pending.pop(tag, None)
+        error = None if future.status == "finished" else (future.exception() or RuntimeError(future.status))
+        value = future.result() if error is None else None
+        self.outcomes.put(Outcome(tag, value, error))
+
+    def cpu_s(self) -> float:
+        """CPU seconds of the local referees so far; 0 for a cluster elsewhere."""
+        if self._cluster is None:
+            return self._final_cpu_s
+        pids = [worker.process.pid for worker in self._cluster.workers.values() if worker.process is not None]
+        return self._final_cpu_s + sum(process_cpu_s(pid) for pid in pids)
+
+    def close(self) -> None:
+        """Stop the workers and drop what is pending."""
+        if self._starting is None:
+            return
+        self._starting.join(START_TIMEOUT_S)
+        self._final_cpu_s = self.cpu_s()
+        cluster, self._cluster = self._cluster, None
+        if self._started.exception() is None:
+            self._started.result().close()
+        if cluster is not None:
+            cluster.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+
+_LOCAL_CONFIG = {
+    "distributed.worker.multiprocessing-method": "forkserver" if os.name == "posix" else "spawn",
+    "distributed.worker.profile.enabled": False,
+    "distributed.scheduler.active-memory-manager.start": False,
+    "distributed.admin.system-monitor.disk": False,
+    "distributed.admin.system-monitor.gil.enabled": False,
+}
