@@ -134,18 +134,24 @@ def load_secret(path: Path) -> bytes:
 
 
 def _create_whole(folder: Path, fill: Callable[[Path], None]) -> None:
-    if folder.is_dir():
+    if _filled(folder):
         return
     building = folder.with_name(f".{folder.name}-{secrets.token_hex(8)}")
     building.mkdir(mode=0o700)
     try:
         fill(building)
+        if folder.is_dir():
+            folder.rmdir()  # empty: made by whoever laid out the pool's folders
         building.rename(folder)
     except OSError:
-        if not folder.is_dir():  # not lost to another creator: a real failure
+        if not _filled(folder):  # not lost to another creator: a real failure
             raise
     finally:
         shutil.rmtree(building, ignore_errors=True)
+
+
+def _filled(folder: Path) -> bool:
+    return folder.is_dir() and any(folder.iterdir())
 
 
 def _fill_secrets(folder: Path) -> None:
