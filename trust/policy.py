@@ -28,6 +28,11 @@ def rows_to_draw(alpha: float, max_error: float) -> int:
     return math.ceil(math.log(1 / alpha) / max_error)
 
 
+def decimal_text(value: float) -> str:
+    """The shortest decimal that reads back as ``value``, without an exponent (``0.000001``)."""
+    return format(Decimal(repr(float(value))), "f")
+
+
 @dataclass(frozen=True, slots=True)
 class InFlight:
     """In-flight audits: early detection only, they never count for the bound.
