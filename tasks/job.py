@@ -50,6 +50,7 @@ class PreprocessParams(BaseModel):
     key: Annotated[str | None, Field(title="Key column", description="A label carried along; not the identity")] = None
     with_columns: Annotated[list[str], Field(title="Columns to carry along", max_length=1000)] = []
     limit: Annotated[int | None, Field(title="Only the first rows", ge=1)] = None
+    unit_timeout_s: Annotated[float, Field(title="Reissue a chunk after (s)", gt=0)] = 180.0
     on_bad_row: Annotated[OnBadRow, Field(title="A row that can't be read")] = "fail"
     storage_options: Annotated[dict[str, str], Field(title="fsspec options")] = {}
 

@@ -84,6 +84,22 @@ def check_ranks(work: Work, claim: Claim, kept: npt.NDArray[np.int64], rejected:
     return _check(work, claim, ref, np.sort(np.concatenate([keeps[kept], rejects[rejected]])))
 
 
+def compare_claims(work: Work, standing: Claim, late: Claim) -> tuple[Check, Check]:
+    """Two results of one unit that differ: recompute the first row that differs and check both claims on it."""
+    ref = ChunkRef.from_json(standing.chunk)
+    everything = np.arange(ref.first_row, ref.first_row + ref.n_rows, dtype=np.int64)
+    schema = compute_rows(work, ref, everything[:0]).schema
+    both = [results.read_rows(c.kept_path, c.rejects_path, everything, schema) for c in (standing, late)]
+    row = _first_difference(*both)
+    positions = everything[:1] if row is None else everything[row : row + 1]
+    return _check(work, standing, ref, positions), _check(work, late, ref, positions)
+
+
+def first_reject(rejects_path: str) -> tuple[int, str]:
+    """Return position and reason of a result's first rejected row."""
+    return results.read_first_reject(rejects_path)
+
+
 def compute_rows(work: Work, ref: ChunkRef, positions: npt.NDArray[np.int64] | None) -> pa.Table:
     """Return the result table of ``positions`` (None: the whole chunk), computed here from the source."""
     source, recipe, schema = _opened(work)
@@ -96,7 +112,7 @@ def compute_unit(work: Work, chunk: str, folder: str, name: str) -> dict[str, An
     """Compute a whole unit and write it as an accepted result ``name`` in ``folder``; return AcceptedInfo as a dict."""
     ref = ChunkRef.from_json(chunk)
     table = compute_rows(work, ref, None)
-    source, recipe, schema = _opened(work)
+    source = _opened(work)[0]
     source.check_unchanged(ref.file)
     return results.write_accepted_files(table, source.files[ref.file].name, Path(folder), name)
 
@@ -108,10 +124,11 @@ def _check(work: Work, claim: Claim, ref: ChunkRef, positions: npt.NDArray[np.in
     if row is None:
         return Check(len(positions), None, source_unchanged=True)
     difference = _describe(int(positions[row]), expected.slice(row, 1), found.slice(row, 1))
-    return Check(len(positions), difference, _source_unchanged(work, ref))
+    return Check(len(positions), difference, source_unchanged(work, ref))
 
 
-def _source_unchanged(work: Work, ref: ChunkRef) -> bool:
+def source_unchanged(work: Work, ref: ChunkRef) -> bool:
+    """Whether the chunk's file is still the one that was planned."""
     source, _, _ = _opened(work)
     try:
         source.check_unchanged(ref.file)

@@ -90,6 +90,10 @@ class Referees:
         """Tasks submitted and not yet reported."""
         return len(self._pending)
 
+    def tags(self) -> list[Hashable]:
+        """Return the tags of the tasks that are under way."""
+        return list(self._pending)
+
     def submit(self, tag: Hashable, function: Callable[..., Any], *args: Any) -> None:
         """Run ``function(*args)`` on a referee; its outcome appears in ``outcomes`` under ``tag``."""
         future = self.client.submit(function, *args, pure=False)

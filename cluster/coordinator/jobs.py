@@ -217,6 +217,13 @@ class JobStore:
             query = select(a.attempt_id, a.volunteer, a.contributor, a.state).where(here)
             return [(str(i), str(v), str(o), str(s)) for i, v, o, s in c.execute(query)]
 
+    def attempt_by(self, attempt_id: str) -> tuple[str, str]:
+        """Return (volunteer, contributor) of an attempt."""
+        with self.db.read() as c:
+            query = select(attempts.c.volunteer, attempts.c.contributor).where(attempts.c.attempt_id == attempt_id)
+            row = c.execute(query).one()
+        return str(row.volunteer), str(row.contributor)
+
     def attempt_outcome(self, attempt_id: str) -> str | None:
         """Return what intake recorded about an attempt (JSON), or None."""
         with self.db.read() as c:

@@ -1,0 +1,354 @@
+"""The dispatcher: feeds what happened to ``trust.decide`` and carries out what it says.
+
+    what happened (registry events, key states, referees' outcomes) → decide → one transaction → instructions
+
+It keeps the window of units filled, sends audits and home work to referees, and knows no rule of its own: every verdict
+is ``decide``'s. It reads key states and the registry only; nothing of a volunteer's bytes comes near this process.
+
+Invariants: one event's changes (records, ledger leaves, its sequence number) are one transaction, and instructions are
+carried out after it, so that a kill in between repeats an instruction but never a decision; memory is O(window), not
+O(units); one thread.
+"""
+
+from __future__ import annotations
+
+import json
+import queue
+import time
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any
+
+import numpy as np
+
+from muster.cluster.coordinator.jobs import HOME
+from muster.cluster.coordinator.rows import EventRow, UnitRow
+from muster.cluster.coordinator.step import Step
+from muster.datasets.chunks import ChunkRef
+from muster.errors import BadRowError, JobError
+from muster.tasks import recompute
+from muster.tasks.recompute import Check, Claim
+from muster.tasks.run import Run
+from muster.tasks.stored_records import dump, load_contributor, load_unit
+from muster.tasks.window import Window
+from muster.trust import events as ev
+from muster.trust.decide import decide, resume
+from muster.trust.ledger import verdict_leaf
+from muster.trust.records import ContributorRecord, Records, UnitRecord
+from muster.trust.sampling import in_flight_seed
+
+_POLL_S = 0.03
+
+
+class Dispatcher:
+    """Drives a run's units to rest; ``settle`` returns when every unit stands and no audit is under way."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.window = Window(run)
+        self.job_id = run.job.job_id
+        self._contributors = {n: load_contributor(t) for n, t in run.store.standings(self.job_id).items()}
+        self._seq = run.store.job(self.job_id).events_seq
+        self._handlers: dict[type, Callable[[Any], None]] = {
+            ev.IssueUnit: lambda i: self.window.issue(i.unit, i.issue),
+            ev.AcceptResult: lambda i: self.window.release(i.unit),
+            ev.AuditRows: self._audit,
+            ev.CompareOnly: self._compare,
+            ev.ComputeAtHome: self._compute_at_home,
+            ev.DiscardContributor: self._discard,
+            ev.FailJob: self._fail,
+            ev.RecordVerdict: lambda i: None,  # written with the step
+        }
+
+    # -- the loop --------------------------------------------------------------------------------------------------
+
+    def settle(self, on_progress: Callable[[], None]) -> None:
+        """Work until every unit stands and no referee is busy; ``on_progress`` is called at every turn."""
+        self._resume()
+        while not self._at_rest():
+            self.window.fill()
+            self._wait()
+            self.pump()
+            on_progress()
+
+    def pump(self) -> None:
+        """Deal with everything that has happened so far."""
+        self._drain_events()
+        for state in self.window.key_states():
+            self._on_key(*state)
+        while True:
+            try:
+                outcome = self.run.referees.outcomes.get_nowait()
+            except queue.Empty:
+                break
+            self._on_referee(outcome.tag, outcome.value, outcome.error)
+        if self.window.tick_due():
+            self._on_tick()
+
+    def _wait(self) -> None:
+        if self.run.referees.outcomes.empty():
+            self.window.wait(_POLL_S)
+
+    def _at_rest(self) -> bool:
+        if self.run.referees.n_pending or not self.run.referees.outcomes.empty() or self.window.busy():
+            return False
+        counts = self.run.store.count_units(self.job_id)
+        return not counts.get("open") and not counts.get("home")
+
+    def _resume(self) -> None:
+        """Take up what a killed run, or a failed audit round, left behind."""
+        self._drain_events()
+        for row in self.run.store.units_in(self.job_id, "home", limit=1_000_000):
+            self._carry_out(resume(self._unit(row), self.run.policy))
+        for state in ("accepted", "trusted"):
+            self._resume_audits(state)
+        for name, who in list(self._contributors.items()):
+            if who.quarantined:
+                self._discard(ev.DiscardContributor(name, who.reason))
+
+    def _resume_audits(self, state: str) -> None:
+        after = -1
+        while rows := self.run.store.units_in(self.job_id, state, limit=1000, after=after):
+            after = rows[-1].chunk_index
+            for unit in map(self._unit, rows):
+                if unit.audits_pending and unit.digest and not self._auditing(unit.unit_id):
+                    seed = in_flight_seed(self.run.job.inflight_key, unit.digest)
+                    self._carry_out(resume(unit, self.run.policy, seed))
+
+    def _auditing(self, unit_id: str) -> bool:
+        return any(isinstance(tag, tuple) and unit_id in tag for tag in self.run.referees.tags())
+
+    # -- what happened ---------------------------------------------------------------------------------------------
+
+    def _drain_events(self) -> None:
+        while rows := self.run.store.events_after(self.job_id, self._seq):
+            for row in rows:
+                self._on_event(row)
+                self._seq = row.seq
+
+    def _on_event(self, row: EventRow) -> None:
+        outcome = {} if row.outcome is None else json.loads(row.outcome)
+        who = {"unit": row.unit_id, "attempt": row.attempt_id, "contributor": row.contributor}
+        event: ev.Event
+        if row.volunteer == HOME or row.kind == "uploaded":
+            self._mark_seen(row.seq)
+            return
+        if row.kind == "started":
+            event = ev.AttemptStarted(**who, issue=row.issue, volunteer=row.volunteer)
+        elif row.kind == "validated":
+            event = self._validated(row, who, outcome)
+        elif row.kind == "refused":
+            unchanged = self._source_unchanged(row.unit_id)
+            finding = {"kind": outcome["kind"], "text": outcome["text"], "source_unchanged": unchanged}
+            event = ev.ResultRefused(**who, issue=row.issue, volunteer=row.volunteer, **finding)
+        else:
+            event = self._failed(row.unit_id, row.issue, row.attempt_id, row.volunteer, row.contributor, outcome)
+        self.apply(event, seq=row.seq)
+        if row.kind == "validated" and outcome.get("rejected") and self.run.params.on_bad_row == "fail":
+            self._check_reject(row)
+
+    def _validated(self, row: EventRow, who: dict[str, str], outcome: dict[str, Any]) -> ev.Event:
+        digest = str(outcome["digest"])
+        return ev.ResultValidated(
+            **who,
+            issue=row.issue,
+            volunteer=row.volunteer,
+            digest=digest,
+            n_rows=int(outcome["kept"]) + int(outcome["rejected"]),
+            seed=in_flight_seed(self.run.job.inflight_key, digest),
+        )
+
+    def _failed(
+        self, unit: str, issue: int, attempt: str, volunteer: str, contributor: str, outcome: dict[str, Any]
+    ) -> ev.Event:
+        kind = outcome.get("kind")
+        known = (
+            kind if kind in ("kernel", "source", "input", "transfer", "no-upload", "lost", "settled") else "transfer"
+        )
+        text = str(outcome.get("text", ""))
+        return ev.AttemptFailed(unit, issue, attempt, volunteer, contributor, known, text)
+
+    def _on_key(self, unit_id: str, issue: int, status: str, text: str) -> None:
+        """Dask says that a key ended. It proves nothing: only an attempt that ended otherwise is news."""
+        self._drain_events()  # what the volunteer did before it said so is in the registry by now
+        tried = self.run.store.attempts_at(self.job_id, unit_id, issue)
+        if any(state in ("uploaded", "validated", "refused", "failed") for *_, state in tried):
+            return
+        if status == "finished":
+            kind, text = "no-upload", "reported finished without an upload"
+        else:
+            kind = "settled" if "settled" in text else "transfer"
+        if not tried:
+            tried = [(f"{unit_id}.{issue}", "unknown", "unknown", "none")]
+        for attempt, volunteer, contributor, _ in tried:
+            outcome = {"kind": kind, "text": text}
+            self.apply(self._failed(unit_id, issue, attempt, volunteer, contributor, outcome))
+
+    def _on_tick(self) -> None:
+        self.run.pool.check()
+        for unit, issue, attempt, volunteer, contributor in self.window.overdue():
+            text = f"no result within {self.run.params.unit_timeout_s:g} s"
+            self.apply(self._failed(unit, issue, attempt, volunteer, contributor, {"kind": "lost", "text": text}))
+        for unit in self.window.units_nobody_takes():
+            self.apply(ev.HomeRequested(unit, "no volunteer is there"))
+
+    # -- one event -------------------------------------------------------------------------------------------------
+
+    def apply(self, event: ev.Event, seq: int | None = None) -> None:
+        """Let ``decide`` take the event in, store what changed, carry out what it says."""
+        unit = self._unit(self.run.store.unit(self.job_id, event.unit))
+        name = getattr(event, "contributor", None)
+        who = {} if name is None else {name: self._contributors.get(name, ContributorRecord(name))}
+        changed, instructions = decide(Records(unit, who), event, self.run.policy)
+        with self.run.store.step() as step:
+            self._write(step, unit, changed, instructions)
+            if seq is not None:
+                step.mark_seen(self.job_id, seq)
+        self._contributors.update(changed.contributors)
+        self._carry_out(instructions)
+
+    def _write(self, step: Step, before: UnitRecord, changed: Records, instructions: Sequence[ev.Instruction]) -> None:
+        accept = next((i for i in instructions if isinstance(i, ev.AcceptResult)), None)
+        unit = changed.unit
+        if unit is not None and accept is not None:
+            stands = {"state": str(unit.state), "attempt_id": accept.attempt, "record": dump(unit)}
+            if not step.accept_unit(self.job_id, unit.unit_id, **stands):
+                raise JobError(f"{unit.place}: a result stands already; another run must be working on this job")
+        elif unit is not None and unit.settled and before.settled:
+            step.touch_unit(self.job_id, unit.unit_id, record=dump(unit))
+        elif unit is not None:
+            step.save_unit(self.job_id, unit.unit_id, state=str(unit.state), issue=unit.issue, record=dump(unit))
+        for name, who in changed.contributors.items():
+            step.save_standing(self.job_id, name, dump(who))
+        for instruction in instructions:
+            if isinstance(instruction, ev.RecordVerdict):
+                step.append_leaf(self.job_id, verdict_leaf(time.time(), self.job_id, instruction))
+            elif isinstance(instruction, ev.DiscardContributor):
+                step.quarantine(instruction.contributor, instruction.reason)
+
+    def _mark_seen(self, seq: int) -> None:
+        with self.run.store.step() as step:
+            step.mark_seen(self.job_id, seq)
+
+    def _unit(self, row: UnitRow) -> UnitRecord:
+        return load_unit(row.record, unit_id=row.unit_id, n_rows=row.n_rows, place=self.run.place(row.chunk))
+
+    # -- instructions ----------------------------------------------------------------------------------------------
+
+    def _carry_out(self, instructions: Sequence[ev.Instruction]) -> None:
+        for instruction in instructions:
+            self._handlers[type(instruction)](instruction)
+
+    def _audit(self, order: ev.AuditRows) -> None:
+        self.check(order.unit, order.attempt, None, recompute.check_offsets, order.offsets)
+
+    def check(self, unit: str, attempt: str, round_number: int | None, function: Callable[..., Any], *how: Any) -> None:
+        """Let a referee run ``function(work, claim, *how)`` on an attempt's result and report to ``decide``."""
+        tag = ("check", unit, attempt, round_number)
+        self.run.referees.submit(tag, function, self.run.work, self._claim(unit, attempt), *how)
+
+    def _claim(self, unit: str, attempt: str) -> Claim:
+        outcome = self.run.outcome(attempt)
+        kept, rejects = self.run.pool.exchange.accepted_paths(attempt)
+        chunk = self.run.store.unit(self.job_id, unit).chunk
+        return Claim(chunk, str(kept), str(rejects) if outcome["rejected"] else None)
+
+    def _compare(self, order: ev.CompareOnly) -> None:
+        claims = (self._claim(order.unit, order.attempt), self._claim(order.unit, order.late))
+        tag = ("compare", order.unit, order.attempt, order.late)
+        self.run.referees.submit(tag, recompute.compare_claims, self.run.work, *claims)
+
+    def _check_reject(self, row: EventRow) -> None:
+        """``--on-bad-row fail``: a rejected row ends the job, but only once a referee has seen it too."""
+        claim = self._claim(row.unit_id, row.attempt_id)
+        first = np.zeros(1, dtype=np.int64)
+        tag = ("reject", row.unit_id, row.attempt_id, row.contributor)
+        self.run.referees.submit(tag, recompute.check_ranks, self.run.work, claim, first[:0], first)
+
+    def _compute_at_home(self, order: ev.ComputeAtHome) -> None:
+        row = self.run.store.unit(self.job_id, order.unit)
+        attempt = self.run.store.begin_home_attempt(self.job_id, order.unit, row.issue)
+        folder = str(self.run.pool.exchange.accepted_paths(attempt)[0].parent)
+        tag = ("home", order.unit, attempt)
+        self.run.referees.submit(tag, recompute.compute_unit, self.run.work, row.chunk, folder, attempt)
+
+    def _discard(self, order: ev.DiscardContributor) -> None:
+        for unit in self.run.store.accepted_by(self.job_id, order.contributor):
+            self.apply(ev.ResultDiscarded(unit, order.contributor))
+
+    def _fail(self, order: ev.FailJob) -> None:
+        raise JobError(order.text)
+
+    # -- referees' outcomes ----------------------------------------------------------------------------------------
+
+    def _on_referee(self, tag: Hashable, value: Any, error: BaseException | None) -> None:
+        assert isinstance(tag, tuple)
+        {
+            "check": self._checked,
+            "compare": self._compared,
+            "reject": self._reject_checked,
+            "home": self._home_done,
+        }[tag[0]](tag, value, error)
+
+    def _checked(self, tag: tuple[Any, ...], check: Check | None, error: BaseException | None) -> None:
+        _, unit, attempt, round_number = tag
+        if check is None:
+            self.apply(ev.AuditFailed(unit, attempt, _said(error)))
+        else:
+            self._report(unit, attempt, round_number, check)
+
+    def _report(self, unit: str, attempt: str, round_number: int | None, check: Check) -> None:
+        contributor = self.contributor_of(attempt)
+        difference, bad = check.difference, None
+        if difference is not None:
+            expected = f"{difference.column} = {difference.expected}"
+            bad = ev.BadRow(difference.position, expected, difference.found)
+        checked, unchanged = check.n_rows, check.source_unchanged
+        self.apply(ev.AuditReported(unit, attempt, contributor, round_number, checked, bad, unchanged))
+
+    def contributor_of(self, attempt: str) -> str:
+        """Return who stands behind an attempt."""
+        return self.run.store.attempt_by(attempt)[1]
+
+    def _compared(self, tag: tuple[Any, ...], checks: Any, error: BaseException | None) -> None:
+        _, unit, standing, late = tag
+        for attempt, check in zip((standing, late), checks or (None, None), strict=True):
+            if attempt == standing and self.contributor_of(attempt) == HOME:
+                continue
+            self._checked(("check", unit, attempt, None), check, error)
+
+    def _reject_checked(self, tag: tuple[Any, ...], check: Check | None, error: BaseException | None) -> None:
+        _, unit, attempt, _contributor = tag
+        if check is None:
+            raise JobError(f"a referee could not recompute a rejected row: {_said(error)}")
+        if check.difference is not None or not check.source_unchanged:
+            self._report(unit, attempt, None, check)
+            return
+        ref = ChunkRef.from_json(self.run.store.unit(self.job_id, unit).chunk)
+        _, rejects = self.run.pool.exchange.accepted_paths(attempt)
+        position, reason = recompute.first_reject(str(rejects))
+        raise BadRowError(
+            f"{self.run.source.files[ref.file].name}: row {position}: {reason}",
+            hint="mend the row, or run again with --on-bad-row skip or --on-bad-row quarantine",
+        )
+
+    def _home_done(self, tag: tuple[Any, ...], outcome: Any, error: BaseException | None) -> None:
+        _, unit, attempt = tag
+        if error is not None:
+            self.run.store.end_home_attempt(attempt, "failed", json.dumps({"kind": "kernel", "text": _said(error)}))
+            self.apply(ev.RefereeFailed(unit, _said(error)))
+            return
+        self.run.store.end_home_attempt(attempt, "validated", json.dumps(outcome))
+        self.apply(ev.RefereeComputed(unit, outcome["digest"], attempt))
+
+    def _source_unchanged(self, unit: str) -> bool:
+        ref = ChunkRef.from_json(self.run.store.unit(self.job_id, unit).chunk)
+        return recompute.source_unchanged(self.run.work, ref)
+
+    @property
+    def contributors(self) -> dict[str, ContributorRecord]:
+        """What the job knows of each contributor."""
+        return dict(self._contributors)
+
+
+def _said(error: BaseException | None) -> str:
+    return "no outcome" if error is None else f"{type(error).__name__}: {error}"

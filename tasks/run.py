@@ -1,0 +1,72 @@
+"""Everything that is open while a job runs, in one frozen bundle that the stages hand along.
+
+Holds no behaviour beyond small look-ups. Made by ``plan``; closed by whoever made it.
+
+Invariants: ``job`` is the row as it was when the run began (keys and ids never change after that); ``work`` is what
+referees get; nothing here is O(rows).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from muster.cluster.coordinator.jobs import JobStore
+from muster.cluster.coordinator.rows import JobRow
+from muster.cluster.pool import Pool
+from muster.datasets.chunks import ChunkRef
+from muster.datasets.sources import Source
+from muster.kernels.recipe import Recipe
+from muster.tasks.costs import Costs
+from muster.tasks.job import PreprocessParams
+from muster.tasks.progress import Reporter
+from muster.tasks.recompute import Work
+from muster.tasks.referees import Referees
+from muster.trust.policy import Policy
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of one job on a pool."""
+
+    params: PreprocessParams
+    job: JobRow
+    pool: Pool
+    source: Source
+    recipe: Recipe
+    schema: pa.Schema
+    policy: Policy
+    work: Work
+    referees: Referees
+    reporter: Reporter
+    costs: Costs = field(default_factory=Costs)
+
+    @property
+    def store(self) -> JobStore:
+        """The flow's side of the registry."""
+        return self.pool.jobs
+
+    @property
+    def folder(self) -> Path:
+        """The job's folder in the pool's state: manifests of its commits and results computed at home."""
+        folder = self.pool.pool_dir / "jobs" / self.job.job_id
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def place(self, chunk: str) -> str:
+        """Name a chunk for messages: number, file, row range."""
+        ref = ChunkRef.from_json(chunk)
+        last = ref.first_row + ref.n_rows - 1
+        return f"chunk {ref.index} ({self.source.files[ref.file].name}, rows {ref.first_row}-{last})"
+
+    def outcome(self, attempt_id: str) -> dict[str, Any]:
+        """Return what intake recorded about a validated attempt; KeyError if nothing."""
+        import json
+
+        text = self.store.attempt_outcome(attempt_id)
+        if text is None:
+            raise KeyError(attempt_id)
+        return dict(json.loads(text))
