@@ -1,11 +1,11 @@
 """The one message that lends work out: which unit of which job, and the ticket that lets one volunteer redeem it.
 
-A Dask task towards a volunteer is always ``execute_unit(<this message as JSON text>)``; there is no other function and no
-other argument. The message carries no data, no code and no secret: the volunteer gets all else from the gateway.
+A Dask task towards a volunteer is always ``execute_unit(<this message as JSON text>)``; there is no other function and
+no other argument. The message carries no data, no code and no secret: the volunteer gets all else from the gateway.
 What it does not do: execute anything by itself (``set_executor`` says who does), or judge a ticket (the gateway does).
 
-Invariants: every message is short plain ASCII JSON with exactly the known fields; what a peer sent is never forwarded but
-rebuilt from the checked fields; in a process without an executor ``execute_unit`` raises.
+Invariants: every message is short plain ASCII JSON with exactly the known fields; what a peer sent is never forwarded
+but rebuilt from the checked fields; in a process without an executor ``execute_unit`` raises.
 """
 
 from __future__ import annotations
@@ -67,8 +67,8 @@ def make_unit(job: str, unit: str, issue: int) -> str:
 def unit_key(job: str, unit: str, issue: int) -> str:
     """The Dask key of this issue: ``j<job, 8 digits>-<unit>.<issue>``.
 
-    The job comes first because Dask estimates durations, steals and keeps statistics by what stands before the first dash:
-    one such group per job is wanted; a key that began with the unit would leave one behind per unit.
+    The job comes first because Dask estimates durations, steals and keeps statistics by what stands before the first
+    dash: one such group per job is wanted; a key that began with the unit would leave one behind per unit.
     """
     return f"j{job[:8]}-{unit}.{issue}"
 
