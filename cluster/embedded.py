@@ -1,7 +1,7 @@
 """The embedded pool: coordinator and volunteers on this machine, for one run, over the same code path as any pool.
 
-Starts the services, enrols and starts the volunteers (each its own process with its own certificate), connects. Holds no
-policy. The state stays in the pool's folder, so that a killed run is resumed by the next.
+Starts the services, enrols and starts the volunteers (each its own process with its own certificate), connects. Holds
+no policy. The state stays in the pool's folder, so that a killed run is resumed by the next.
 
 Invariants: one process at a time uses an embedded pool's folder (a lock file); every process it started ends with it,
 however it ends.

@@ -1,7 +1,7 @@
 """A pool as the trusted side sees it: its registry, its exchange, a client of its scheduler.
 
-``connect`` reaches a pool that runs already, with an operator's bundle; ``embedded`` starts one. Both give a ``Pool``, so
-that the stages of a job can't tell them apart.
+``connect`` reaches a pool that runs already, with an operator's bundle; ``embedded`` starts one. Both give a ``Pool``,
+so that the stages of a job can't tell them apart.
 
 Invariants: a Pool holds the only Dask client of the run and closes it; it never starts or stops a pool that it did not
 make itself.

@@ -31,8 +31,8 @@ from muster.tasks.run import Run
 from muster.tasks.stored_records import dump, load_contributor, load_unit
 from muster.tasks.window import Window
 from muster.trust import events as ev
+from muster.trust import ledger
 from muster.trust.decide import decide, resume
-from muster.trust.ledger import verdict_leaf
 from muster.trust.records import ContributorRecord, Records, UnitRecord
 from muster.trust.sampling import in_flight_seed
 
@@ -56,7 +56,7 @@ class Dispatcher:
             ev.ComputeAtHome: self._compute_at_home,
             ev.DiscardContributor: self._discard,
             ev.FailJob: self._fail,
-            ev.RecordVerdict: lambda i: None,  # written with the step
+            ev.RecordVerdict: lambda _: None,  # written with the step
         }
 
     # -- the loop --------------------------------------------------------------------------------------------------
@@ -221,7 +221,7 @@ class Dispatcher:
             step.save_standing(self.job_id, name, dump(who))
         for instruction in instructions:
             if isinstance(instruction, ev.RecordVerdict):
-                step.append_leaf(self.job_id, verdict_leaf(time.time(), self.job_id, instruction))
+                step.append_leaf(self.job_id, ledger.verdict(self.job_id, now_ms(), instruction).encode())
             elif isinstance(instruction, ev.DiscardContributor):
                 step.quarantine(instruction.contributor, instruction.reason)
 
@@ -247,10 +247,9 @@ class Dispatcher:
         self.run.referees.submit(tag, function, self.run.work, self._claim(unit, attempt), *how)
 
     def _claim(self, unit: str, attempt: str) -> Claim:
-        outcome = self.run.outcome(attempt)
         kept, rejects = self.run.pool.exchange.accepted_paths(attempt)
         chunk = self.run.store.unit(self.job_id, unit).chunk
-        return Claim(chunk, str(kept), str(rejects) if outcome["rejected"] else None)
+        return Claim(chunk, str(kept), None if rejects is None else str(rejects))
 
     def _compare(self, order: ev.CompareOnly) -> None:
         claims = (self._claim(order.unit, order.attempt), self._claim(order.unit, order.late))
@@ -267,9 +266,9 @@ class Dispatcher:
     def _compute_at_home(self, order: ev.ComputeAtHome) -> None:
         row = self.run.store.unit(self.job_id, order.unit)
         attempt = self.run.store.begin_home_attempt(self.job_id, order.unit, row.issue)
-        folder = str(self.run.pool.exchange.accepted_paths(attempt)[0].parent)
         tag = ("home", order.unit, attempt)
-        self.run.referees.submit(tag, recompute.compute_unit, self.run.work, row.chunk, folder, attempt)
+        exchange = str(self.run.pool.exchange.root)
+        self.run.referees.submit(tag, recompute.compute_unit, self.run.work, row.chunk, exchange, attempt)
 
     def _discard(self, order: ev.DiscardContributor) -> None:
         for unit in self.run.store.accepted_by(self.job_id, order.contributor):
@@ -348,6 +347,11 @@ class Dispatcher:
     def contributors(self) -> dict[str, ContributorRecord]:
         """What the job knows of each contributor."""
         return dict(self._contributors)
+
+
+def now_ms() -> int:
+    """Milliseconds since the epoch, as ledger leaves want them."""
+    return int(time.time() * 1000)
 
 
 def _said(error: BaseException | None) -> str:

@@ -21,7 +21,7 @@ MIN_INTERVAL_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Where the job is: ``done`` of ``total`` in units of ``noun``; ``by_volunteer`` counts attempts by (name, state)."""
+    """Where the job is: ``done`` of ``total`` ``noun``; ``by_volunteer`` counts attempts by (name, state)."""
 
     stage: str
     done: int = 0

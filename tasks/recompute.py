@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from muster.datasets import results
 from muster.datasets.chunks import ChunkRef
 from muster.datasets.digest import table_digest
+from muster.datasets.exchange import Exchange
 from muster.datasets.reading import read_chunk
+from muster.datasets.result_format import POSITION_COLUMN, REASON
 from muster.datasets.sources import Source
 from muster.errors import SourceChangedError
 from muster.kernels.recipe import Recipe
@@ -78,7 +81,7 @@ def check_offsets(work: Work, claim: Claim, offsets: Sequence[int] | None) -> Ch
 def check_ranks(work: Work, claim: Claim, kept: npt.NDArray[np.int64], rejected: npt.NDArray[np.int64]) -> Check:
     """Recompute the rows with these ranks among the claim's kept and rejected rows, and compare them with the claim."""
     ref = ChunkRef.from_json(claim.chunk)
-    rejects = results.read_reject_positions(claim.rejects_path)
+    rejects = _reject_positions(claim.rejects_path)
     everything = np.arange(ref.first_row, ref.first_row + ref.n_rows, dtype=np.int64)
     keeps = np.setdiff1d(everything, rejects, assume_unique=True) if len(rejects) else everything
     return _check(work, claim, ref, np.sort(np.concatenate([keeps[kept], rejects[rejected]])))
@@ -89,7 +92,7 @@ def compare_claims(work: Work, standing: Claim, late: Claim) -> tuple[Check, Che
     ref = ChunkRef.from_json(standing.chunk)
     everything = np.arange(ref.first_row, ref.first_row + ref.n_rows, dtype=np.int64)
     schema = compute_rows(work, ref, everything[:0]).schema
-    both = [results.read_rows(c.kept_path, c.rejects_path, everything, schema) for c in (standing, late)]
+    both = [_claimed(claim, everything, schema) for claim in (standing, late)]
     row = _first_difference(*both)
     positions = everything[:1] if row is None else everything[row : row + 1]
     return _check(work, standing, ref, positions), _check(work, late, ref, positions)
@@ -97,7 +100,8 @@ def compare_claims(work: Work, standing: Claim, late: Claim) -> tuple[Check, Che
 
 def first_reject(rejects_path: str) -> tuple[int, str]:
     """Return position and reason of a result's first rejected row."""
-    return results.read_first_reject(rejects_path)
+    first = pq.read_table(rejects_path).slice(0, 1).to_pylist()[0]
+    return int(first[POSITION_COLUMN]), str(first[REASON])
 
 
 def compute_rows(work: Work, ref: ChunkRef, positions: npt.NDArray[np.int64] | None) -> pa.Table:
@@ -108,18 +112,23 @@ def compute_rows(work: Work, ref: ChunkRef, positions: npt.NDArray[np.int64] | N
     return results.build_result(where, rows.reject, recipe.run(rows.table))
 
 
-def compute_unit(work: Work, chunk: str, folder: str, name: str) -> dict[str, Any]:
-    """Compute a whole unit and write it as an accepted result ``name`` in ``folder``; return AcceptedInfo as a dict."""
+def compute_unit(work: Work, chunk: str, exchange_root: str, attempt: str) -> dict[str, Any]:
+    """Compute a whole unit and put it among the accepted results as ``attempt``; return AcceptedInfo as a dict."""
     ref = ChunkRef.from_json(chunk)
     table = compute_rows(work, ref, None)
     source = _opened(work)[0]
     source.check_unchanged(ref.file)
-    return results.write_accepted_files(table, source.files[ref.file].name, Path(folder), name)
+    exchange = Exchange(Path(exchange_root))
+    with exchange.begin_accepted(attempt) as pending:
+        with pending.kept.open("wb") as kept, pending.rejects.open("wb") as rejects:
+            info = results.write_accepted(table, ref, source.files[ref.file].name, kept, rejects)
+        exchange.commit_accepted(attempt, pending)
+    return asdict(info)
 
 
 def _check(work: Work, claim: Claim, ref: ChunkRef, positions: npt.NDArray[np.int64]) -> Check:
     expected = compute_rows(work, ref, positions)
-    found = results.read_rows(claim.kept_path, claim.rejects_path, positions, expected.schema)
+    found = _claimed(claim, positions, expected.schema)
     row = _first_difference(expected, found)
     if row is None:
         return Check(len(positions), None, source_unchanged=True)
@@ -135,6 +144,17 @@ def source_unchanged(work: Work, ref: ChunkRef) -> bool:
     except SourceChangedError:
         return False
     return True
+
+
+def _claimed(claim: Claim, positions: npt.NDArray[np.int64], schema: pa.Schema) -> pa.Table:
+    rejects = None if claim.rejects_path is None else Path(claim.rejects_path)
+    return results.read_rows(Path(claim.kept_path), rejects, positions.tolist(), schema)
+
+
+def _reject_positions(rejects_path: str | None) -> npt.NDArray[np.int64]:
+    if rejects_path is None:
+        return np.empty(0, dtype=np.int64)
+    return np.asarray(pq.read_table(rejects_path, columns=[POSITION_COLUMN])[0].to_numpy())
 
 
 def _first_difference(expected: pa.Table, found: pa.Table) -> int | None:
