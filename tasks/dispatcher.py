@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import json
 import queue
-import time
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
@@ -26,6 +25,7 @@ from muster.cluster.coordinator.step import Step
 from muster.datasets.chunks import ChunkRef
 from muster.errors import BadRowError, JobError
 from muster.tasks import recompute
+from muster.tasks.ledger_clock import now_ms
 from muster.tasks.recompute import Check, Claim
 from muster.tasks.run import Run
 from muster.tasks.stored_records import dump, load_contributor, load_unit
@@ -347,11 +347,6 @@ class Dispatcher:
     def contributors(self) -> dict[str, ContributorRecord]:
         """What the job knows of each contributor."""
         return dict(self._contributors)
-
-
-def now_ms() -> int:
-    """Milliseconds since the epoch, as ledger leaves want them."""
-    return int(time.time() * 1000)
 
 
 def _said(error: BaseException | None) -> str:

@@ -1,6 +1,6 @@
 """Everything that is open while a job runs, in one frozen bundle that the stages hand along.
 
-Holds no behaviour beyond small look-ups. Made by ``plan``; closed by whoever made it.
+Holds no behaviour beyond small look-ups. Made by ``flows.preprocess``; closed by whoever made it.
 
 Invariants: ``job`` is the row as it was when the run began (keys and ids never change after that); ``work`` is what
 referees get; nothing here is O(rows).
@@ -9,10 +9,9 @@ referees get; nothing here is O(rows).
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any
-
-import pyarrow as pa
+from typing import TYPE_CHECKING
 
 from muster.cluster.coordinator.jobs import JobStore
 from muster.cluster.coordinator.rows import JobRow
@@ -27,22 +26,45 @@ from muster.tasks.recompute import Work
 from muster.tasks.referees import Referees
 from muster.trust.policy import Policy
 
+if TYPE_CHECKING:
+    from muster.tasks.plan import Prepared
+
 
 @dataclass(frozen=True)
 class Run:
     """One run of one job on a pool."""
 
-    params: PreprocessParams
+    prepared: Prepared
     job: JobRow
     pool: Pool
-    source: Source
-    recipe: Recipe
-    schema: pa.Schema
-    policy: Policy
-    work: Work
     referees: Referees
     reporter: Reporter
     costs: Costs = field(default_factory=Costs)
+
+    @property
+    def params(self) -> PreprocessParams:
+        """The user's parameters."""
+        return self.prepared.params
+
+    @property
+    def source(self) -> Source:
+        """The source."""
+        return self.prepared.source
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe."""
+        return self.prepared.recipe
+
+    @property
+    def policy(self) -> Policy:
+        """The job's demands."""
+        return self.prepared.policy
+
+    @cached_property
+    def work(self) -> Work:
+        """What every referee task of the job needs."""
+        return self.prepared.work
 
     @property
     def store(self) -> JobStore:
@@ -51,7 +73,7 @@ class Run:
 
     @property
     def folder(self) -> Path:
-        """The job's folder in the pool's state: manifests of its commits and results computed at home."""
+        """The job's folder in the pool's state, for the manifests of its commits."""
         folder = self.pool.pool_dir / "jobs" / self.job.job_id
         folder.mkdir(parents=True, exist_ok=True)
         return folder
@@ -61,12 +83,3 @@ class Run:
         ref = ChunkRef.from_json(chunk)
         last = ref.first_row + ref.n_rows - 1
         return f"chunk {ref.index} ({self.source.files[ref.file].name}, rows {ref.first_row}-{last})"
-
-    def outcome(self, attempt_id: str) -> dict[str, Any]:
-        """Return what intake recorded about a validated attempt; KeyError if nothing."""
-        import json
-
-        text = self.store.attempt_outcome(attempt_id)
-        if text is None:
-            raise KeyError(attempt_id)
-        return dict(json.loads(text))

@@ -129,6 +129,20 @@ class JobStore:
         with self.db.write() as c:
             c.execute(upsert(units).on_conflict_do_nothing(), batch)
 
+    def reopen_failed(self, job_id: str) -> None:
+        """Give a failed job another try: its failed units are open again, without a memory of failures."""
+        with self.db.write() as c:
+            failed = (units.c.job_id == job_id) & (units.c.state == "failed")
+            c.execute(update(units).where(failed).values(state="open", record="", issue=units.c.issue + 1))
+            c.execute(update(jobs).where(jobs.c.job_id == job_id).values(state="open", error=None))
+
+    def count_attempts(self, job_id: str) -> dict[tuple[str, str], int]:
+        """Return the number of the job's attempts by (volunteer, state)."""
+        a = attempts.c
+        query = select(a.volunteer, a.state, func.count()).where(a.job_id == job_id).group_by(a.volunteer, a.state)
+        with self.db.read() as c:
+            return {(str(v), str(s)): int(n) for v, s, n in c.execute(query)}
+
     def unit(self, job_id: str, unit_id: str) -> UnitRow:
         """Return one unit."""
         with self.db.read() as c:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, func, insert, select, update
+from sqlalchemy import Connection, insert, select, update
 
 from muster.cluster.coordinator.tables import Database, attempts, contributors, events, jobs, units, volunteers
 
@@ -187,16 +187,6 @@ class Registry:
             )
             append_event(c, row.job_id, row.unit_id, attempt_id, state)
             return True
-
-    def count_attempts(self, job_id: str) -> dict[tuple[str, str], int]:
-        """Return how many attempts of a job are in each state, by (volunteer, state)."""
-        query = (
-            select(attempts.c.volunteer, attempts.c.state, func.count())
-            .where(attempts.c.job_id == job_id)
-            .group_by(attempts.c.volunteer, attempts.c.state)
-        )
-        with self.db.read() as c:
-            return {(v, s): n for v, s, n in c.execute(query)}
 
     def close(self) -> None:
         """Close the database."""
