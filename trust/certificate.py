@@ -134,7 +134,8 @@ def _strata(run: Run, plan: RoundPlan | None, outcome: RoundOutcome | None) -> t
         return ()
     if plan.root != run.manifest_root:
         raise JobError(f"round {plan.round} was drawn over the manifest {plan.root}, not over {run.manifest_root}")
-    if plan.round != outcome.round or plan.n_rows != outcome.rows_recomputed:
+    is_whole = outcome.result is not RoundResult.CLEAN or plan.n_rows == outcome.rows_recomputed
+    if plan.round != outcome.round or not is_whole:
         raise JobError(f"the outcome of round {outcome.round} is not that of the plan of round {plan.round}")
     strata = tuple(Stratum(s.name, s.population, s.n_rows) for s in plan.strata)
     covered = sum(s.population for s in strata)

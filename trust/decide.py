@@ -50,6 +50,7 @@ from muster.trust.policy import Policy
 from muster.trust.records import ContributorRecord, Records, UnitRecord, UnitState
 from muster.trust.results import (
     audit_failed,
+    audit_failed_late,
     audit_rows,
     audited,
     discarded,
@@ -124,7 +125,7 @@ TRANSITIONS: Mapping[UnitState, Mapping[type[Event], Rule]] = {
         ResultRefused: Rule(refused_late, (TRUSTED, FAILED)),
         AttemptFailed: Rule(failed_late, (TRUSTED,)),
         AuditReported: Rule(audited, (TRUSTED, FAILED)),
-        AuditFailed: _STAY_TRUSTED,
+        AuditFailed: Rule(audit_failed_late, (TRUSTED,)),
         RefereeComputed: _STAY_TRUSTED,
         RefereeFailed: _STAY_TRUSTED,
         ResultDiscarded: _STAY_TRUSTED,

@@ -92,6 +92,7 @@ class AttemptFailed:
 class AuditReported:
     """A referee recomputed ``rows_checked`` rows of ``attempt``; ``bad`` is the first that differs.
 
+    ``source_unchanged`` False: nothing can be concluded, and the job ends.
     ``round`` is None for in-flight audits and comparisons, else the number of the final audit's round.
     """
 

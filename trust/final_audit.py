@@ -141,16 +141,20 @@ def conclude_round(
     bad: Collection[str],
     policy: Policy,
     contributors: Iterable[tuple[str, int]] = (),
+    units_without_outcome: int = 0,
 ) -> RoundOutcome:
     """The outcome of a round.
 
     ``rows_checked`` counts rows whose recomputation was compared; ``bad`` names the contributor of every bad row;
     ``contributors`` gives (name, clean audited rows) of everybody whose work stands in the job, for the ladder.
-    Raises ``JobError`` if a drawn row was not checked: a round that is not complete can't be clean.
+    ``units_without_outcome`` counts units whose rows the referee could not recompute (``AuditFailed``: they are at home
+    now); they fail the round without anybody being caught. Raises ``JobError`` if a drawn row is otherwise unaccounted
+    for: a round that is not complete can't be clean.
     """
-    if rows_checked != plan.n_rows:
+    is_short = rows_checked < plan.n_rows and not bad and not units_without_outcome
+    if is_short or rows_checked > plan.n_rows:
         raise JobError(f"round {plan.round}: expected {plan.n_rows} recomputed rows, got {rows_checked}")
-    if not bad:
+    if not bad and not units_without_outcome:
         return RoundOutcome(plan.round, RoundResult.CLEAN, rows_checked)
     caught = tuple(sorted(set(bad)))
     if plan.round >= policy.ladder.max_rounds:

@@ -2,7 +2,8 @@
 
 A leaf is canonical JSON (RFC 8785 restricted to what needs no number formatting: strings, integers within ±(2^53 - 1),
 booleans, null, lists, objects with ASCII keys; never floats): UTF-8, keys sorted, no spaces. Leaf and node hashes are
-those of RFC 6962 section 2.1. Signing, storage and tree heads are done elsewhere.
+those of RFC 6962 section 2.1. The ``…_leaf`` functions return a leaf's canonical bytes (``time_s``: seconds
+since the epoch, kept to the millisecond). Signing, storage and tree heads are done elsewhere.
 
 Invariants: equal leaves have equal bytes on every machine and Python; nothing that cannot be encoded canonically is
 encoded at all (``JobError``); a leaf holds no data of the job.
@@ -59,7 +60,7 @@ class Leaf:
         return hash_leaf(self.encode())
 
 
-def job_opened(job: str, time_ms: int, policy: Policy, *, final_key: bytes, in_flight_key: bytes) -> Leaf:
+def job_opened_leaf(time_s: float, job: str, policy: Policy, *, final_key: bytes, in_flight_key: bytes) -> bytes:
     """Commits to both keys and the demands, before the first unit goes out. The keys stay secret."""
     fields = {
         "final_commitment": key_commitment("final", job, final_key),
@@ -67,22 +68,22 @@ def job_opened(job: str, time_ms: int, policy: Policy, *, final_key: bytes, in_f
         "max_error": decimal_text(policy.max_error),
         "confidence": decimal_text(policy.confidence),
     }
-    return Leaf("job-opened", time_ms, job, fields)
+    return _leaf("job-opened", time_s, job, fields)
 
 
-def verdict(job: str, time_ms: int, recorded: RecordVerdict) -> Leaf:
+def verdict_leaf(time_s: float, job: str, recorded: RecordVerdict) -> bytes:
     """A decision of ``decide``."""
-    return Leaf("verdict", time_ms, job, {"verdict": recorded.kind, **recorded.fields})
+    return _leaf("verdict", time_s, job, {"verdict": recorded.kind, **recorded.fields})
 
 
-def round_drawn(job: str, time_ms: int, plan: RoundPlan) -> Leaf:
+def round_drawn_leaf(time_s: float, job: str, plan: RoundPlan) -> bytes:
     """A round's root and sizes, before anything is recomputed."""
     strata = {s.name: {"population": s.population, "rows": s.n_rows} for s in plan.strata}
     fields = {"round": plan.round, "root": plan.root, "alpha": decimal_text(plan.alpha), "strata": strata}
-    return Leaf("round-drawn", time_ms, job, fields)
+    return _leaf("round-drawn", time_s, job, fields)
 
 
-def round_concluded(job: str, time_ms: int, outcome: RoundOutcome) -> Leaf:
+def round_concluded_leaf(time_s: float, job: str, outcome: RoundOutcome) -> bytes:
     """A round's outcome."""
     fields = {
         "round": outcome.round,
@@ -91,19 +92,23 @@ def round_concluded(job: str, time_ms: int, outcome: RoundOutcome) -> Leaf:
         "caught": list(outcome.contributors),
         "to_home": list(outcome.to_home),
     }
-    return Leaf("round-concluded", time_ms, job, fields)
+    return _leaf("round-concluded", time_s, job, fields)
 
 
-def certified(job: str, time_ms: int, claims: Mapping[str, Any]) -> Leaf:
+def certified_leaf(time_s: float, job: str, claims: Mapping[str, Any]) -> bytes:
     """The claims that the dataset's certificate signs (``certificate.Claims.to_dict``), by hash."""
     fields = {"claims_sha256": hashlib.sha256(canonical_json(claims)).hexdigest(), "grade": claims["grade"]}
-    return Leaf("certified", time_ms, job, fields)
+    return _leaf("certified", time_s, job, fields)
 
 
-def key_revealed(job: str, time_ms: int, purpose: str, key: bytes) -> Leaf:
+def key_revealed_leaf(time_s: float, job: str, purpose: str, key: bytes) -> bytes:
     """The key itself, once nothing can be drawn with it any more."""
     key_commitment(purpose, job, key)  # refuses unknown purposes and short keys
-    return Leaf("key-revealed", time_ms, job, {"purpose": purpose, "key": key.hex()})
+    return _leaf("key-revealed", time_s, job, {"purpose": purpose, "key": key.hex()})
+
+
+def _leaf(kind: str, time_s: float, job: str, fields: Mapping[str, Any]) -> bytes:
+    return Leaf(kind, int(time_s * 1000), job, fields).encode()
 
 
 def key_commitment(purpose: str, job: str, key: bytes) -> str:

@@ -89,6 +89,8 @@ def audited(unit: UnitRecord, who: ContributorRecord, event: AuditReported, poli
     stands = unit.state is UnitState.ACCEPTED and event.attempt == unit.attempt
     if stands and who.name != unit.contributor:
         raise JobError(f"{unit.place}: attempt {event.attempt} is by {unit.contributor}, not by {who.name}")
+    if not event.source_unchanged:
+        return source_changed(unit, who)
     if event.bad is not None:
         return _bad_row(unit, who, event, stands)
     if event.rows_checked < 1:
@@ -96,12 +98,17 @@ def audited(unit: UnitRecord, who: ContributorRecord, event: AuditReported, poli
     return _passed(unit, who, event, stands)
 
 
-def audit_failed(unit: UnitRecord, who: ContributorRecord | None, event: AuditFailed, policy: Policy) -> Step:  # noqa: ARG001
+def audit_failed(unit: UnitRecord, who: ContributorRecord | None, event: AuditFailed, policy: Policy) -> Step:
     """The referee could not recompute rows for which a volunteer has values: let it compute the whole unit."""
     if event.attempt != unit.attempt:
-        return Step(replace(unit, audits_pending=_without(unit.audits_pending, event.attempt)), who)
+        return audit_failed_late(unit, who, event, policy)
     unit, after = send_home(unit)
     return Step(unit, who, (RecordVerdict("sent-home", {"unit": unit.unit_id, "reason": "audit-failed"}), *after))
+
+
+def audit_failed_late(unit: UnitRecord, who: ContributorRecord | None, event: AuditFailed, policy: Policy) -> Step:  # noqa: ARG001
+    """The referee could not recompute rows of a result that does not stand: nobody can be blamed, nothing waits."""
+    return Step(replace(unit, audits_pending=_without(unit.audits_pending, event.attempt)), who)
 
 
 def discarded(unit: UnitRecord, who: ContributorRecord, event: ResultDiscarded, policy: Policy) -> Step:  # noqa: ARG001
@@ -136,8 +143,6 @@ def audit_rows(unit: UnitRecord, seed: bytes, policy: Policy) -> AuditRows:
 
 
 def _bad_row(unit: UnitRecord, who: ContributorRecord, event: AuditReported, stands: bool) -> Step:
-    if not event.source_unchanged:
-        return source_changed(unit, who)
     assert event.bad is not None
     bad = event.bad
     verdict = _verdict("bad-row", unit, event.attempt, who, position=bad.position, round=event.round)
