@@ -1,7 +1,7 @@
 """Settings from the environment, and the one state folder that everything Muster writes lives in.
 
 Reads ``MUSTER_*`` variables; tells Prefect, Numba and Dask to keep their files in the state folder and to report
-nothing to anybody. Holds no job parameters (``muster.tasks.job``) and makes no folder before something is written into it.
+nothing to anybody. Holds no job parameters (``muster.tasks.job``) and makes no folder before it is needed.
 
 Invariants: nothing is written outside ``Settings.home`` unless a variable says so; a variable that the user has set is
 never overridden; relative paths are resolved once, against the working directory of the command.

@@ -32,9 +32,9 @@ def demo(
     from muster.settings import prepare_environment
 
     prepare_environment()
-    from muster.cli.progress import Progress
+    from muster.cli.progress import ProgressView
     from muster.flows.demo import run
 
-    with Progress() as progress:
+    with ProgressView() as progress:
         report = run(out=out, volunteers=volunteers, limit=limit, on_progress=progress)
     typer.echo(str(report))

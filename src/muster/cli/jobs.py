@@ -122,10 +122,10 @@ def plan(
 
 
 def _directly(job: PreprocessParams) -> JobReport:
-    from muster.cli.progress import Progress
+    from muster.cli.progress import ProgressView
     from muster.flows.preprocess import run
 
-    with Progress() as progress:
+    with ProgressView() as progress:
         return run(job, on_progress=progress)
 
 
