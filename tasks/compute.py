@@ -77,6 +77,11 @@ def take_lease(run: Run) -> None:
         )
 
 
+def drop_lease(run: Run) -> None:
+    """Give the job's lease back."""
+    run.store.drop_lease(run.job.job_id, owner_name())
+
+
 def _dead(owner: str | None) -> str | None:
     """Return ``owner`` if it names a process of this machine that has ended."""
     if owner is None:

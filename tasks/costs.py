@@ -12,8 +12,20 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Protocol
 
 CATEGORIES = ("plan", "dispatch", "serve and receive", "intake", "audit", "commit", "publish")
+
+
+_SERVICES = {"scheduler": "dispatch", "gateway": "serve and receive", "intake": "intake"}
+
+
+class Watched(Protocol):
+    """A pool whose services' CPU clocks can be read."""
+
+    def cpu_s(self) -> dict[str, float]:
+        """CPU seconds by service."""
+        ...
 
 
 @dataclass
@@ -22,6 +34,17 @@ class Costs:
 
     cpu_s: dict[str, float] = field(default_factory=dict)
     wall_s: dict[str, float] = field(default_factory=dict)
+    _before: dict[str, float] = field(default_factory=dict)
+
+    def watch(self, pool: Watched) -> None:
+        """Begin to charge the pool's services: what they have used so far was start-up."""
+        self._before = pool.cpu_s()
+
+    def collect(self, pool: Watched, referees_cpu_s: float) -> None:
+        """Add what services and referees have used since ``watch``."""
+        for name, seconds in pool.cpu_s().items():
+            self.add_cpu(_SERVICES[name], seconds - self._before.get(name, 0.0))
+        self.add_cpu("audit", referees_cpu_s)
 
     def add_cpu(self, category: str, seconds: float) -> None:
         """Add CPU seconds to a category."""

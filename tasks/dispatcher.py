@@ -230,7 +230,8 @@ class Dispatcher:
             step.mark_seen(self.job_id, seq)
 
     def _unit(self, row: UnitRow) -> UnitRecord:
-        return load_unit(row.record, unit_id=row.unit_id, n_rows=row.n_rows, place=self.run.place(row.chunk))
+        place = self.run.place(row.chunk)
+        return load_unit(row.record, unit_id=row.unit_id, n_rows=row.n_rows, place=place, issue=row.issue)
 
     # -- instructions ----------------------------------------------------------------------------------------------
 

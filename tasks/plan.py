@@ -1,10 +1,9 @@
 """Plan: what the job is, before anything runs: source, recipe, frozen schema, id, units.
 
-``prepare`` needs no pool and costs little, so that wrong input is refused before a process starts; ``plan`` streams the
-chunks into the registry as units. Computes nothing and reads no row.
+``prepare`` needs no pool and costs little, so that wrong input is refused before a process starts; ``enter`` puts the
+units into a registry later. Computes nothing and reads no row.
 
-Invariants: the same files, recipe and parameters give the same units in the same order; both audit keys are committed
-to the ledger before the job's state lets a unit go out.
+Invariants: the same files, recipe and parameters give the same job id and the same units in the same order.
 """
 
 from __future__ import annotations
@@ -17,17 +16,13 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from muster.cluster.coordinator.rows import JobRow, NewUnit
 from muster.datasets.chunks import ChunkRef, chunk_fingerprint
 from muster.datasets.sources import Source, open_source
-from muster.errors import JobError, SourceError
+from muster.errors import SourceError
 from muster.kernels.recipe import Recipe
 from muster.tasks.job import PreprocessParams, job_id, unit_id
-from muster.tasks.ledger_clock import now_ms
 from muster.tasks.progress import Progress, Reporter
 from muster.tasks.recompute import Work
-from muster.tasks.run import Run
-from muster.trust import ledger
 from muster.trust.policy import Policy
 
 
@@ -81,42 +76,3 @@ def prepare(params: PreprocessParams, exchange_dir: Path, reporter: Reporter) ->
             raise SourceError(f"{params.source}: column {name!r} would clash with a column that the job adds")
     identity = job_id(params, source.fingerprint(), recipe.identity)
     return Prepared(params, source, recipe, recipe.input_schema, policy, identity)
-
-
-def plan(run: Run) -> JobRow:
-    """Enter the job's units, unless that is done already, and open the job; return its row as it is now."""
-    job = run.store.job(run.job.job_id)
-    if job.state == "planning":
-        n_rows = _enter_units(run)
-        if n_rows == 0:
-            raise SourceError(f"{run.params.source}: the source has no rows")
-        leaf = ledger.job_opened(
-            job.job_id, now_ms(), run.policy, final_key=job.final_key, in_flight_key=job.inflight_key
-        )
-        with run.store.step() as step:
-            step.append_leaf(job.job_id, leaf.encode())
-        run.store.set_job(job.job_id, "open", n_rows=n_rows)
-    elif job.state == "failed":
-        run.store.reopen_failed(job.job_id)
-    return run.store.job(job.job_id)
-
-
-def _enter_units(run: Run) -> int:
-    n_rows = 0
-
-    def units() -> Iterator[NewUnit]:
-        nonlocal n_rows
-        for ref, identity in run.prepared.chunks():
-            n_rows += ref.n_rows
-            run.reporter.update(Progress("plan", done=ref.index + 1, noun="chunks", note=f"{n_rows:,} rows"))
-            yield NewUnit(identity, ref.index, ref.to_json(), ref.n_rows, run.recipe.max_result_nbytes(ref.n_rows))
-
-    run.store.add_units(run.job.job_id, units())
-    return n_rows
-
-
-def check_planned(job: JobRow) -> int:
-    """Return the number of rows of a planned job; raises JobError before planning is complete."""
-    if job.n_rows is None:
-        raise JobError(f"job {job.job_id} has not been planned")
-    return job.n_rows

@@ -44,7 +44,7 @@ class Referees:
         self._cluster: Any = None
         self._pending: dict[Hashable, Any] = {}
         self.outcomes: queue.SimpleQueue[Outcome] = queue.SimpleQueue()
-        self._final_cpu_s = 0.0
+        self._start_cpu_s = 0.0
 
     def start(self) -> None:
         """Begin to start the workers in the background; harmless when repeated."""
@@ -54,7 +54,9 @@ class Referees:
 
     def _start(self) -> None:
         try:
-            self._started.set_result(self._connect())
+            client = self._connect()
+            self._start_cpu_s = self._clock_s()
+            self._started.set_result(client)
         except BaseException as error:
             self._started.set_exception(error)
 
@@ -107,18 +109,18 @@ class Referees:
         self.outcomes.put(Outcome(tag, value, error))
 
     def cpu_s(self) -> float:
-        """CPU seconds of the local referees so far; 0 for a cluster elsewhere."""
-        if self._cluster is None:
-            return self._final_cpu_s
-        pids = [worker.process.pid for worker in self._cluster.workers.values() if worker.process is not None]
-        return self._final_cpu_s + sum(process_cpu_s(pid) for pid in pids)
+        """CPU seconds of the local referees since they were ready; 0 for a cluster elsewhere."""
+        return max(0.0, self._clock_s() - self._start_cpu_s) if self._started.done() else 0.0
+
+    def _clock_s(self) -> float:
+        workers = {} if self._cluster is None else self._cluster.workers
+        return sum(process_cpu_s(worker.process.pid) for worker in workers.values() if worker.process is not None)
 
     def close(self) -> None:
         """Stop the workers and drop what is pending."""
         if self._starting is None:
             return
         self._starting.join(START_TIMEOUT_S)
-        self._final_cpu_s = self.cpu_s()
         cluster, self._cluster = self._cluster, None
         if self._started.exception() is None:
             self._started.result().close()

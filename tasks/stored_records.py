@@ -19,10 +19,10 @@ def dump(record: UnitRecord | ContributorRecord) -> str:
     return json.dumps(asdict(record), separators=(",", ":"))
 
 
-def load_unit(text: str, *, unit_id: str, n_rows: int, place: str) -> UnitRecord:
+def load_unit(text: str, *, unit_id: str, n_rows: int, place: str, issue: int) -> UnitRecord:
     """Return the stored record, or a new one for a unit that has none yet (empty text)."""
     if not text:
-        return UnitRecord(unit_id=unit_id, n_rows=n_rows, place=place)
+        return UnitRecord(unit_id=unit_id, n_rows=n_rows, place=place, issue=issue)
     values = _known(UnitRecord, text)
     return UnitRecord(**values | {"state": UnitState(values["state"])})
 

@@ -1,0 +1,133 @@
+"""What ``preprocess`` does, stage by stage, readable top to bottom; with Prefect around it or without.
+
+Each stage is a plain function of ``tasks``; ``stage`` says how one is called (directly, or as a Prefect task). Decides
+nothing about data, trust or volunteers.
+
+Invariants: what was started is stopped, however the job ends; a published OUT is never touched; Prefect is not imported.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from muster.settings import Settings, prepare_environment
+from muster.tasks.job import PreprocessParams
+from muster.tasks.plan import Prepared, prepare
+from muster.tasks.progress import Listener, Progress, Reporter
+from muster.tasks.publish import already_published
+from muster.tasks.report import JobReport
+
+Stage = Callable[..., Any]
+
+
+def call(_name: str, function: Callable[..., Any], *args: Any) -> Any:
+    """Call a stage directly."""
+    return function(*args)
+
+
+def run(
+    params: PreprocessParams,
+    *,
+    on_progress: Listener | None = None,
+    stage: Stage = call,
+    volunteers: Sequence[Any] | None = None,
+    on_pool: Callable[[Any], None] | None = None,
+) -> JobReport:
+    """Run the job, or resume it, and return its report; raises MusterError.
+
+    ``volunteers`` (``EmbeddedVolunteer``s) replace the default ones of an embedded pool; ``on_pool`` is told of the open
+    pool, so that a demo or a test can meddle with its processes.
+    """
+    settings = prepare_environment()
+    reporter = Reporter(on_progress)
+    started_s = time.monotonic()
+    pool_dir = _pool_dir(params, settings)
+    prepared: Prepared = stage("plan", prepare, params, pool_dir / "exchange", reporter)
+    done = already_published(prepared)
+    if done is not None:
+        return done
+    if params.pool == "local":
+        from muster.tasks.local import run_local
+
+        return run_local(prepared, pool_dir, reporter, started_s)
+    with _open_run(prepared, pool_dir, reporter, volunteers) as job:
+        if on_pool is not None:
+            on_pool(job.pool)
+        return _stages(job, stage, started_s)
+
+
+def _stages(job: Any, stage: Stage, started_s: float) -> JobReport:
+    from muster.tasks.certify import certify
+    from muster.tasks.commit import commit
+    from muster.tasks.compute import compute, settle
+    from muster.tasks.enter import enter
+    from muster.tasks.publish import publish
+
+    with job.costs.stage("plan"):
+        stage("stage", enter, job)
+    with job.costs.stage("dispatch"):
+        dispatcher = stage("compute", compute, job)
+    while True:
+        with job.costs.stage("commit"):
+            committed = stage("commit", commit, job)
+        with job.costs.stage("audit"):
+            audited = stage("certify", certify, job, dispatcher, committed)
+        if audited.clean or audited.given_up:
+            break
+        with job.costs.stage("dispatch"):
+            stage("compute", settle, job, dispatcher)
+    report: JobReport = stage("publish", publish, job, dispatcher, audited, started_s)
+    return report
+
+
+@contextmanager
+def _open_run(
+    prepared: Prepared, pool_dir: Path, reporter: Reporter, volunteers: Sequence[Any] | None
+) -> Iterator[Any]:
+    from muster.tasks.compute import drop_lease, take_lease
+    from muster.tasks.referees import Referees
+    from muster.tasks.run import Run
+
+    reporter.update(Progress("start", note="starting the pool" if prepared.params.pool == "embedded" else "connecting"))
+    pool = _open_pool(prepared.params, pool_dir, volunteers)
+    try:
+        with Referees() as referees:
+            referees.start()
+            row = pool.jobs.open_job(
+                prepared.job_id,
+                spec=prepared.params.model_dump_json(),
+                source=prepared.work.source,
+                recipe=prepared.work.recipe,
+                schema=prepared.work.schema,
+            )
+            job = Run(prepared, row, pool, referees, reporter)
+            take_lease(job)
+            job.costs.watch(pool)
+            try:
+                yield job
+            finally:
+                drop_lease(job)
+    finally:
+        pool.close()
+
+
+def _open_pool(params: PreprocessParams, pool_dir: Path, volunteers: Sequence[Any] | None) -> Any:
+    if params.pool == "embedded":
+        from muster.cluster.embedded import default_volunteers, open_embedded
+
+        return open_embedded(pool_dir, volunteers or default_volunteers(params.volunteers))
+    from muster.cluster.pool import connect
+
+    return connect(params.pool, prepare_environment().operator_bundle_path)
+
+
+def _pool_dir(params: PreprocessParams, settings: Settings) -> Path:
+    if params.pool in ("embedded", "local"):
+        return settings.pool_dir(params.pool)
+    from muster.cluster.pool import bundle_pool_dir
+
+    return bundle_pool_dir(params.pool, settings.operator_bundle_path)

@@ -1,0 +1,115 @@
+"""Certify: the final audit of a commit (design section 6).
+
+A round is stored (number, manifest root) before anything is drawn, so that no restart can redraw; a bad row ends its
+contributor's part in the job, reopens compute and leads to the next commit and round. What may be claimed afterwards is
+``trust.certificate``'s business; this module recomputes the drawn rows and keeps the rounds.
+
+Invariants: a round's draw depends on the final key, the root and its number only; a round counts as clean only when
+every drawn row was recomputed.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from muster.cluster.coordinator.jobs import HOME
+from muster.cluster.coordinator.rows import AcceptedRow
+from muster.tasks import recompute
+from muster.tasks.commit import Commit
+from muster.tasks.dispatcher import Dispatcher
+from muster.tasks.ledger_clock import now_ms
+from muster.tasks.progress import Progress
+from muster.tasks.run import Run
+from muster.trust import events as ev
+from muster.trust import ledger
+from muster.trust.final_audit import KEPT, REJECTED, RoundOutcome, RoundPlan, RoundResult, conclude_round, plan_round
+
+_NONE = np.empty(0, dtype=np.int64)
+
+
+@dataclass(frozen=True)
+class Audited:
+    """A concluded round and the plan it carried out; ``plan`` None when trusted workers computed every row."""
+
+    commit: Commit
+    plan: RoundPlan | None
+    outcome: RoundOutcome | None
+
+    @property
+    def clean(self) -> bool:
+        """Whether the dataset may be certified."""
+        return self.outcome is None or self.outcome.result is RoundResult.CLEAN
+
+    @property
+    def given_up(self) -> bool:
+        """Whether the ladder has no rung left."""
+        return self.outcome is not None and self.outcome.result is RoundResult.UNCERTIFIED
+
+
+def certify(run: Run, dispatcher: Dispatcher, commit: Commit) -> Audited:
+    """Carry out the final audit's round of a commit and apply what it found."""
+    if commit.volunteer_rows == 0:
+        return Audited(commit, None, None)
+    plan = plan_round(run.policy, run.job.final_key, commit.root, commit.round, commit.populations())
+    _store(run, commit.round, commit.root, "drawn", None, ledger.round_drawn(run.job.job_id, now_ms(), plan))
+    checked, bad = _recompute(run, dispatcher, commit, plan)
+    standing = [(name, who.rows_passed) for name, who in dispatcher.contributors.items() if not who.quarantined]
+    outcome = conclude_round(plan, checked, bad, run.policy, standing)
+    leaf = ledger.round_concluded(run.job.job_id, now_ms(), outcome)
+    _store(run, commit.round, commit.root, "clean" if not bad else "failed", json.dumps(asdict(outcome)), leaf)
+    _send_home(run, dispatcher, outcome)
+    return Audited(commit, plan, outcome)
+
+
+def _recompute(run: Run, dispatcher: Dispatcher, commit: Commit, plan: RoundPlan) -> tuple[int, list[str]]:
+    """Have every drawn row recomputed; return the number of rows checked and the contributors of bad ones."""
+    wanted = dict(plan.by_chunk())
+    rows_of = {chunk: sum(len(ranks) for ranks in by_stratum.values()) for chunk, by_stratum in wanted.items()}
+    chunk_of: dict[str, int] = {}
+    for row in run.store.accepted(run.job.job_id):
+        ranks = wanted.get(row.chunk_index)
+        if ranks is not None:
+            chunk_of[row.attempt_id] = row.chunk_index
+            _submit(run, dispatcher, commit, row, ranks)
+    checked, bad = 0, []
+
+    def on_report(event: ev.AuditReported) -> None:
+        nonlocal checked
+        if event.round == commit.round:
+            checked += rows_of[chunk_of[event.attempt]]
+            if event.bad is not None:
+                bad.append(event.contributor)
+
+    dispatcher.on_report = on_report
+    total = sum(rows_of.values())
+    while run.referees.n_pending or not run.referees.outcomes.empty():
+        dispatcher.window.wait(0.05)
+        dispatcher.pump()
+        run.reporter.update(Progress("certify", checked, total, "rows", f"round {commit.round}"))
+    run.reporter.update(Progress("certify", checked, total, "rows", f"round {commit.round}"), force=True)
+    return checked, bad
+
+
+def _submit(run: Run, dispatcher: Dispatcher, commit: Commit, row: AcceptedRow, ranks: object) -> None:
+    assert row.contributor != HOME
+    by_stratum = dict(ranks)  # type: ignore[call-overload]
+    if run.policy.row_wise:
+        drawn = (by_stratum.get(KEPT, _NONE), by_stratum.get(REJECTED, _NONE))
+        dispatcher.check(row.unit_id, row.attempt_id, commit.round, recompute.check_ranks, *drawn)
+    else:
+        dispatcher.check(row.unit_id, row.attempt_id, commit.round, recompute.check_offsets, None)
+
+
+def _send_home(run: Run, dispatcher: Dispatcher, outcome: RoundOutcome) -> None:
+    for contributor in outcome.to_home:
+        for unit in run.store.accepted_by(run.job.job_id, contributor):
+            dispatcher.apply(ev.HomeRequested(unit, f"round {outcome.round} of the final audit failed"))
+
+
+def _store(run: Run, number: int, root: str, state: str, outcome: str | None, leaf: ledger.Leaf) -> None:
+    with run.store.step() as step:
+        step.save_round(run.job.job_id, number, root=root, state=state, outcome=outcome)
+        step.append_leaf(run.job.job_id, leaf.encode())
