@@ -64,9 +64,20 @@ def _trailing_zeros(_context: Any, value: Any) -> Any:
     return types.int64(types.uint64), codegen
 
 
+def _count_ones(_context: Any, value: Any) -> Any:
+    """``count_ones(v)``: number of set bits of a uint64."""
+
+    def codegen(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        return builder.ctpop(args[0])
+
+    del value
+    return types.int64(types.uint64), codegen
+
+
 load64: Any = intrinsic(_load64)
 store64: Any = intrinsic(_store64)
 trailing_zeros: Any = intrinsic(_trailing_zeros)
+count_ones: Any = intrinsic(_count_ones)
 
 
 @inlined

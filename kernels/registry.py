@@ -25,6 +25,7 @@ ENTRY_POINT_GROUP = "muster.kernels"
 _BUILT_IN = {
     "bench.spin@1": "muster.kernels.bench_spin.spin:BenchSpin",
     "text.minhash@1": "muster.kernels.text_minhash.minhash:TextMinhash",
+    "text.quality@1": "muster.kernels.text_quality.quality:TextQuality",
 }
 
 
