@@ -53,13 +53,17 @@ class PoolPki:
 
 @dataclass(frozen=True, slots=True)
 class IssuedCertificate:
-    """A client certificate with its private key, both PEM text; ``not_after_s`` is epoch seconds."""
+    """A client certificate with its private key, and the CA of the pool's servers, all PEM text.
+
+    ``serial`` is 40 hex digits, ``not_after_s`` epoch seconds.
+    """
 
     name: str
     contributor: str
     role: str
     cert_pem: str
     key_pem: str
+    ca_pem: str
     serial: str
     not_after_s: float
 
@@ -186,6 +190,7 @@ def _issue_client(pool_dir: Path, authority: str, name: str, contributor: str, r
         role=role,
         cert_pem=cert_pem(certificate).decode("ascii"),
         key_pem=key_pem(key).decode("ascii"),
+        ca_pem=read_private(pool_pki(pool_dir).operator_ca).decode("ascii"),
         serial=f"{certificate.serial_number:040x}",
         not_after_s=certificate.not_valid_after_utc.timestamp(),
     )
