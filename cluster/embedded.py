@@ -17,12 +17,12 @@ from pathlib import Path
 
 import psutil
 
-from muster.cluster.bundle import VolunteerBundle
 from muster.cluster.client import PoolClient
+from muster.cluster.coordinator.bundles import PoolAddresses, make_bundle
 from muster.cluster.coordinator.jobs import JobStore
 from muster.cluster.coordinator.pki import issue_operator, issue_volunteer
 from muster.cluster.coordinator.registry import Registry
-from muster.cluster.coordinator.supervisor import START_TIMEOUT_S, Coordinator, Endpoints
+from muster.cluster.coordinator.supervisor import START_TIMEOUT_S, Coordinator
 from muster.cluster.pool import Pool
 from muster.cluster.service import RunningService, Service, start_fork_server
 from muster.cluster.volunteer.agent import VolunteerConfig
@@ -91,11 +91,11 @@ def open_embedded(pool_dir: Path, volunteers: Sequence[EmbeddedVolunteer]) -> Po
     lock_path = _lock(pool_dir)
     services = EmbeddedServices(Coordinator(pool_dir), lock_path)
     try:
-        endpoints = services.coordinator.start()
-        operator = issue_operator(pool_dir, "embedded")
+        addresses = services.coordinator.start()
+        operator = make_bundle("operator", pool_dir, addresses, issue_operator(pool_dir, "embedded"))
         for volunteer in volunteers:
-            services.volunteers[volunteer.name] = _start_volunteer(pool_dir, endpoints, volunteer)
-        client = PoolClient(endpoints.operator_address, operator)
+            services.volunteers[volunteer.name] = _start_volunteer(pool_dir, addresses, volunteer)
+        client = PoolClient(operator)
         for service in services.volunteers.values():
             service.wait_ready(START_TIMEOUT_S)
     except BaseException:
@@ -104,16 +104,15 @@ def open_embedded(pool_dir: Path, volunteers: Sequence[EmbeddedVolunteer]) -> Po
     return Pool(pool_dir, client, JobStore(pool_dir), Exchange(pool_dir / "exchange"), services)
 
 
-def _start_volunteer(pool_dir: Path, endpoints: Endpoints, volunteer: EmbeddedVolunteer) -> RunningService:
+def _start_volunteer(pool_dir: Path, addresses: PoolAddresses, volunteer: EmbeddedVolunteer) -> RunningService:
     registry = Registry(pool_dir)
     registry.enrol(volunteer.name, volunteer.contributor)
     registry.close()
-    credentials = issue_volunteer(pool_dir, volunteer.name, volunteer.contributor)
-    bundle = VolunteerBundle.make(pool_dir.name, endpoints.volunteer_address, endpoints.gateway_url, credentials)
+    issued = issue_volunteer(pool_dir, volunteer.name, volunteer.contributor)
     folder = pool_dir / "scratch" / volunteer.name
     folder.mkdir(parents=True, exist_ok=True)
     bundle_path = folder / "bundle.json"
-    bundle.write(bundle_path)
+    make_bundle("volunteer", pool_dir, addresses, issued).write(bundle_path, replace=True)
     config = VolunteerConfig(str(bundle_path), str(folder / "work"), n_threads=volunteer.n_threads)
     log = str(pool_dir / "logs" / f"volunteer-{volunteer.name}.log")
     return RunningService(Service(f"volunteer {volunteer.name}", volunteer.module, config, log))

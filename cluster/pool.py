@@ -13,9 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from muster.cluster.bundle import Bundle, read_bundle
 from muster.cluster.client import PoolClient
 from muster.cluster.coordinator.jobs import JobStore
 from muster.datasets.exchange import Exchange
+from muster.errors import ConfigError, PoolError
 
 if TYPE_CHECKING:
     from muster.cluster.embedded import EmbeddedServices
@@ -47,3 +49,34 @@ class Pool:
         if self.services is not None:
             self.services.stop()
         self.jobs.close()
+
+
+def connect(gateway_url: str, bundle_path: Path) -> Pool:
+    """Reach a pool that runs already; raises PoolError or ConfigError with what to do."""
+    bundle = _operator_bundle(gateway_url, bundle_path)
+    pool_dir = Path(str(bundle.pool_dir))
+    return Pool(pool_dir, PoolClient(bundle), JobStore(pool_dir), Exchange(pool_dir / "exchange"))
+
+
+def bundle_pool_dir(gateway_url: str, bundle_path: Path) -> Path:
+    """Return the state folder of the pool that the operator's bundle is for."""
+    return Path(str(_operator_bundle(gateway_url, bundle_path).pool_dir))
+
+
+def _operator_bundle(gateway_url: str, bundle_path: Path) -> Bundle:
+    if not gateway_url.startswith("https://"):
+        raise ConfigError(f"--pool {gateway_url!r}: expected embedded, local, or the https:// URL of a pool's gateway")
+    if not bundle_path.exists():
+        raise ConfigError(
+            f"--pool {gateway_url} needs an operator's bundle, and there is none at {bundle_path}",
+            hint="on the pool's host: muster operator create NAME",
+        )
+    bundle = read_bundle(bundle_path, "operator")
+    if bundle.gateway != gateway_url.rstrip("/"):
+        raise ConfigError(f"{bundle_path} is for the pool {bundle.gateway}, not for {gateway_url}")
+    if bundle.pool_dir is None or not Path(bundle.pool_dir).is_dir():
+        raise PoolError(
+            f"the pool's state folder {bundle.pool_dir} is not on this host",
+            hint="with an SQLite registry, flows run on the coordinator's own host",
+        )
+    return bundle

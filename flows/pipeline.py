@@ -3,7 +3,8 @@
 Each stage is a plain function of ``tasks``; ``stage`` says how one is called (directly, or as a Prefect task). Decides
 nothing about data, trust or volunteers.
 
-Invariants: what was started is stopped, however the job ends; a published OUT is never touched; Prefect is not imported.
+Invariants: what was started is stopped, however the job ends; a published OUT is never touched; Prefect is not
+imported.
 """
 
 from __future__ import annotations
@@ -39,8 +40,8 @@ def run(
 ) -> JobReport:
     """Run the job, or resume it, and return its report; raises MusterError.
 
-    ``volunteers`` (``EmbeddedVolunteer``s) replace the default ones of an embedded pool; ``on_pool`` is told of the open
-    pool, so that a demo or a test can meddle with its processes.
+    ``volunteers`` (``EmbeddedVolunteer``s) replace the default ones of an embedded pool; ``on_pool`` is told of the
+    open pool, so that a demo or a test can meddle with its processes.
     """
     settings = prepare_environment()
     reporter = Reporter(on_progress)

@@ -11,11 +11,11 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from muster.cluster.coordinator.bundles import PoolAddresses, save_addresses
 from muster.cluster.coordinator.gateway import GatewayConfig
 from muster.cluster.coordinator.intake import IntakeConfig
 from muster.cluster.coordinator.pki import create_pool_pki
@@ -24,15 +24,6 @@ from muster.cluster.service import RunningService, Service
 from muster.errors import PoolError
 
 START_TIMEOUT_S = 60.0
-
-
-@dataclass(frozen=True, slots=True)
-class Endpoints:
-    """Where a pool's services listen; ports are numbers actually bound."""
-
-    operator_address: str  # tls://host:port, for the trusted side's Dask clients
-    volunteer_address: str  # host:port of the edge
-    gateway_url: str  # https://host:port
 
 
 class Coordinator:
@@ -51,11 +42,11 @@ class Coordinator:
         self._host = host
         self._ports = (operator_port, volunteer_port, gateway_port)
         self._services: dict[str, RunningService] = {}
-        self.endpoints: Endpoints | None = None
+        self.addresses: PoolAddresses | None = None
 
-    def start(self) -> Endpoints:
+    def start(self) -> PoolAddresses:
         """Start every service and return where they listen; raises PoolError naming the one that failed."""
-        for folder in ("secrets", "pki", "exchange", "logs", "scratch"):
+        for folder in ("exchange", "logs", "scratch"):
             (self.pool_dir / folder).mkdir(parents=True, exist_ok=True)
         create_pool_pki(self.pool_dir, hosts=[self._host, "127.0.0.1", "localhost"])
         pool, host = str(self.pool_dir), self._host
@@ -77,12 +68,13 @@ class Coordinator:
         except BaseException:
             self.stop()
             raise
-        self.endpoints = Endpoints(
+        self.addresses = PoolAddresses(
             operator_address=f"tls://127.0.0.1:{ready['scheduler']['tls_port']}",
             volunteer_address=f"{host}:{ready['scheduler']['vol_port']}",
             gateway_url=f"https://{host}:{ready['gateway']['port']}",
         )
-        return self.endpoints
+        save_addresses(self.pool_dir, self.addresses)
+        return self.addresses
 
     def _launch(self, name: str, config: object) -> None:
         log = str(self.pool_dir / "logs" / f"{name}.log")
@@ -125,7 +117,7 @@ def run_coordinator(
     operator_port: int,
     volunteer_port: int,
     gateway_port: int,
-    on_ready: Callable[[Endpoints], None],
+    on_ready: Callable[[PoolAddresses], None],
 ) -> None:
     """Run a pool's services in the foreground until SIGINT or SIGTERM; raises PoolError when one of them dies."""
     stop = threading.Event()

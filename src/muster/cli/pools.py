@@ -15,7 +15,7 @@ import typer
 from muster.errors import ConfigError
 
 if TYPE_CHECKING:
-    from muster.cluster.coordinator.supervisor import Endpoints
+    from muster.cluster.coordinator.bundles import PoolAddresses
 
 COORDINATOR_EXAMPLES = """[bold]Examples[/bold]
 
@@ -50,11 +50,11 @@ def coordinator(
     pool_dir = prepare_environment().pool_dir(pool_name)
     from muster.cluster.coordinator.supervisor import run_coordinator
 
-    def announce(endpoints: Endpoints) -> None:
+    def announce(addresses: PoolAddresses) -> None:
         typer.echo(f"pool {pool_name!r} is up (state in {pool_dir})")
-        typer.echo(f"  gateway     {endpoints.gateway_url}")
-        typer.echo(f"  volunteers  {endpoints.volunteer_address}")
-        typer.echo(f"  flows       --pool {endpoints.gateway_url}")
+        typer.echo(f"  gateway     {addresses.gateway_url}")
+        typer.echo(f"  volunteers  {addresses.volunteer_address}")
+        typer.echo(f"  flows       --pool {addresses.gateway_url}")
         typer.echo("invite a volunteer: muster invite --contributor NAME --bundle FILE")
 
     run_coordinator(
@@ -83,7 +83,7 @@ def invite(
 
     pool_dir = prepare_environment().pool_dir(pool_name)
     _refuse_existing(bundle)
-    from muster.cluster.bundle import create_volunteer_bundle
+    from muster.cluster.coordinator.bundles import create_volunteer_bundle
 
     create_volunteer_bundle(pool_dir, name=name or bundle.stem, contributor=contributor, path=bundle)
     typer.echo(f"wrote {bundle}; on the volunteer's machine: muster volunteer run --bundle {bundle.name}")
@@ -105,7 +105,7 @@ def create_operator(
     pool_dir = current.pool_dir(pool_name)
     path = bundle or current.operator_bundle_path
     _refuse_existing(path)
-    from muster.cluster.bundle import create_operator_bundle
+    from muster.cluster.coordinator.bundles import create_operator_bundle
 
     create_operator_bundle(pool_dir, name=name, path=path)
     typer.echo(f"wrote {path}")
