@@ -17,13 +17,12 @@ from pathlib import Path
 
 import psutil
 
-from muster.cluster.client import PoolClient
 from muster.cluster.coordinator.bundles import PoolAddresses, make_bundle
 from muster.cluster.coordinator.jobs import JobStore
 from muster.cluster.coordinator.pki import issue_operator, issue_volunteer
 from muster.cluster.coordinator.registry import Registry
 from muster.cluster.coordinator.supervisor import START_TIMEOUT_S, Coordinator
-from muster.cluster.pool import Pool
+from muster.cluster.pool import Pool, operator_client
 from muster.cluster.service import RunningService, Service, start_fork_server
 from muster.cluster.volunteer.agent import VolunteerConfig
 from muster.datasets.exchange import Exchange
@@ -95,7 +94,7 @@ def open_embedded(pool_dir: Path, volunteers: Sequence[EmbeddedVolunteer]) -> Po
         operator = make_bundle("operator", pool_dir, addresses, issue_operator(pool_dir, "embedded"))
         for volunteer in volunteers:
             services.volunteers[volunteer.name] = _start_volunteer(pool_dir, addresses, volunteer)
-        client = PoolClient(operator)
+        client = operator_client(operator)
         for service in services.volunteers.values():
             service.wait_ready(START_TIMEOUT_S)
     except BaseException:

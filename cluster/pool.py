@@ -55,7 +55,12 @@ def connect(gateway_url: str, bundle_path: Path) -> Pool:
     """Reach a pool that runs already; raises PoolError or ConfigError with what to do."""
     bundle = _operator_bundle(gateway_url, bundle_path)
     pool_dir = Path(str(bundle.pool_dir))
-    return Pool(pool_dir, PoolClient(bundle), JobStore(pool_dir), Exchange(pool_dir / "exchange"))
+    return Pool(pool_dir, operator_client(bundle), JobStore(pool_dir), Exchange(pool_dir / "exchange"))
+
+
+def operator_client(bundle: Bundle) -> PoolClient:
+    """Return a client of the scheduler that an operator's bundle is for; raises PoolError."""
+    return PoolClient(bundle.scheduler, ca=bundle.ca, cert=bundle.cert, key=bundle.key)
 
 
 def bundle_pool_dir(gateway_url: str, bundle_path: Path) -> Path:

@@ -48,6 +48,7 @@ class Dispatcher:
         self.job_id = run.job.job_id
         self._contributors = {n: load_contributor(t) for n, t in run.store.standings(self.job_id).items()}
         self._seq = run.store.job(self.job_id).events_seq
+        self.on_report: Callable[[ev.AuditReported], None] | None = None  # the final audit counts its rows
         self._handlers: dict[type, Callable[[Any], None]] = {
             ev.IssueUnit: lambda i: self.window.issue(i.unit, i.issue),
             ev.AcceptResult: lambda i: self.window.release(i.unit),
@@ -303,7 +304,10 @@ class Dispatcher:
             expected = f"{difference.column} = {difference.expected}"
             bad = ev.BadRow(difference.position, expected, difference.found)
         checked, unchanged = check.n_rows, check.source_unchanged
-        self.apply(ev.AuditReported(unit, attempt, contributor, round_number, checked, bad, unchanged))
+        event = ev.AuditReported(unit, attempt, contributor, round_number, checked, bad, unchanged)
+        self.apply(event)
+        if self.on_report is not None:
+            self.on_report(event)
 
     def contributor_of(self, attempt: str) -> str:
         """Return who stands behind an attempt."""

@@ -9,9 +9,12 @@ from the scheduler; a job's open units are read page by page, never all at once.
 
 from __future__ import annotations
 
+import contextlib
+import queue
 import time
 from collections import deque
 
+from muster.cluster.client import KeyState
 from muster.cluster.unit import make_unit, unit_key
 from muster.tasks.run import Run
 
@@ -29,6 +32,7 @@ class Window:
         self._run = run
         self._job = run.job.job_id
         self._out: dict[str, tuple[str, int]] = {}  # unit → (key, issue)
+        self._ended: list[KeyState] = []
         self._again: deque[tuple[str, int]] = deque()
         self._cursor = -1
         self._exhausted = False
@@ -78,17 +82,18 @@ class Window:
 
     def wait(self, timeout_s: float) -> None:
         """Wait until a key changes its state, at most ``timeout_s``."""
-        self._run.pool.client.wait(timeout_s)
+        with contextlib.suppress(queue.Empty):
+            self._ended.append(self._run.pool.client.states.get(timeout=timeout_s))
 
     def key_states(self) -> list[tuple[str, int, str, str]]:
         """Return (unit, issue, status, error text) of each key that ended since the last call."""
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._ended.append(self._run.pool.client.states.get_nowait())
         by_key = {key: (unit, issue) for unit, (key, issue) in self._out.items()}
-        found = []
-        for state in self._run.pool.client.drain():
-            unit, issue = by_key.get(state.key, ("", 0))
-            if unit:
-                found.append((unit, issue, state.status, state.error_text))
-        return found
+        ended, self._ended = self._ended, []
+        known = [state for state in ended if state.key in by_key]
+        return [(*by_key[state.key], state.status, state.error_text) for state in known]
 
     def tick_due(self) -> bool:
         """True about once a second; then the window's size follows the volunteers that are there."""
