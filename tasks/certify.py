@@ -54,6 +54,8 @@ def certify(run: Run, dispatcher: Dispatcher, commit: Commit) -> Audited:
     if commit.volunteer_rows == 0:
         return Audited(commit, None, None)
     plan = plan_round(run.policy, run.job.final_key, commit.root, commit.round, commit.populations())
+    if commit.state == "clean":  # an earlier run passed this round and was killed before it published
+        return Audited(commit, plan, conclude_round(plan, plan.n_rows, (), run.policy))
     _store(run, commit.round, commit.root, "drawn", None, ledger.round_drawn(run.job.job_id, now_ms(), plan))
     checked, bad = _recompute(run, dispatcher, commit, plan)
     standing = [(name, who.rows_passed) for name, who in dispatcher.contributors.items() if not who.quarantined]
