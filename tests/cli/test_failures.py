@@ -36,6 +36,17 @@ def test_an_expected_error_is_one_line_and_its_own_exit_status(capsys, tmp_path,
     assert not (tmp_path / "home").exists()
 
 
+def test_a_missing_extra_is_named_with_the_way_to_get_it(capsys) -> None:
+    missing = ModuleNotFoundError("No module named 'sqlalchemy.orm'", name="sqlalchemy.orm")
+    assert guarded(_raise(missing)) == 2
+    assert "muster-compute[pool]" in capsys.readouterr().err
+
+
+def test_any_other_missing_module_is_a_bug(capsys) -> None:
+    assert guarded(_raise(ModuleNotFoundError("No module named 'nonsense'", name="nonsense"))) == 1
+    assert "bug" in capsys.readouterr().err
+
+
 def test_a_hint_follows_the_message(capsys) -> None:
     assert guarded(_raise(SourceError("data/: no files", hint="give a glob"))) == 2
     assert capsys.readouterr().err == "muster: data/: no files\nhint: give a glob\n"

@@ -10,6 +10,8 @@ from typing import Annotated
 
 import typer
 
+from muster.cli.outcome import show
+
 EXAMPLES = """[bold]Examples[/bold]
 
 muster demo
@@ -37,4 +39,4 @@ def demo(
 
     with ProgressView() as progress:
         report = run(out=out, volunteers=volunteers, limit=limit, on_progress=progress)
-    typer.echo(str(report))
+    show(report)

@@ -14,11 +14,21 @@ import textwrap
 from collections.abc import Callable
 from pathlib import Path
 
-from muster.errors import MusterError
+from muster.errors import ConfigError, MusterError
 
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as every shell has it
 EXIT_UNEXPECTED = 1
 EXIT_USAGE = 2
+
+# The base install leaves these out; each command that needs one imports it when it runs.
+_EXTRA_OF = {
+    "fastapi": "flows",
+    "httptools": "pool",
+    "prefect": "flows",
+    "sqlalchemy": "pool",
+    "starlette": "pool",
+    "uvicorn": "pool",
+}
 
 
 def guarded(command: Callable[[], object]) -> int:
@@ -39,6 +49,8 @@ def guarded(command: Callable[[], object]) -> int:
         return _closed_pipe()
     except MusterError as error:
         return _expected(error)
+    except ModuleNotFoundError as error:
+        return _expected(_missing_extra(error)) if _extra_of(error) else _unexpected(error)
     except Exception as error:
         return _usage(error) if hasattr(error, "format_message") else _unexpected(error)
     return outcome if isinstance(outcome, int) and not isinstance(outcome, bool) else 0
@@ -51,6 +63,18 @@ def _expected(error: MusterError) -> int:
     if error.hint:
         say(f"hint: {error.hint}")
     return error.exit_code
+
+
+def _extra_of(error: ModuleNotFoundError) -> str | None:
+    return _EXTRA_OF.get((error.name or "").split(".")[0])
+
+
+def _missing_extra(error: ModuleNotFoundError) -> MusterError:
+    extra = _extra_of(error)
+    return ConfigError(
+        f"this command needs {error.name}, which is not installed here",
+        hint=f"pip install 'muster-compute[{extra}]'",
+    )
 
 
 def _usage(error: Exception) -> int:

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from muster.cli import job_arguments as arguments
+from muster.cli.outcome import show
 from muster.errors import ConfigError
 
 if TYPE_CHECKING:
-    from muster.flows.preprocess import JobReport
     from muster.tasks.job import PreprocessParams
+    from muster.tasks.report import JobReport
 
 PREPROCESS_EXAMPLES = """[bold]Examples[/bold]
 
@@ -77,7 +78,7 @@ def preprocess(
         storage_option=storage_option,
     )
     report = _through_prefect(job) if prefect or os.environ.get("PREFECT_API_URL") else _directly(job)
-    typer.echo(str(report))
+    show(report)
 
 
 def plan(
@@ -118,12 +119,12 @@ def plan(
     )
     from muster.tasks.plan import predict
 
-    typer.echo(str(predict(job)))
+    show(predict(job))
 
 
 def _directly(job: PreprocessParams) -> JobReport:
     from muster.cli.progress import ProgressView
-    from muster.flows.preprocess import run
+    from muster.flows.pipeline import run
 
     with ProgressView() as progress:
         return run(job, on_progress=progress)

@@ -1,6 +1,6 @@
 """``muster coordinator``, ``muster invite`` and ``muster operator create``: a pool's trusted side by hand.
 
-Only arguments and printing; the parts are ``muster.cluster.coordinator`` and ``muster.cluster.bundle``.
+Only arguments and printing; the parts are ``muster.cluster.coordinator`` and its ``bundles``.
 
 Invariants: a bundle is a private key, so it is written for its owner's eyes only and never over an existing file.
 """

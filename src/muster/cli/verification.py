@@ -10,6 +10,8 @@ from typing import Annotated
 
 import typer
 
+from muster.cli.outcome import show
+
 EXAMPLES = """[bold]Examples[/bold]
 
 muster verify scored
@@ -42,6 +44,5 @@ def verify(
     current = prepare_environment()
     from muster.tasks.verify_dataset import verify as check
 
-    typer.echo(
-        str(check(out, recompute=recompute, keystore=keystore or current.keystore_path, unsafe_any_key=unsafe_any_key))
-    )
+    pinned = keystore or current.keystore_path
+    show(check(out, recompute=recompute, keystore=pinned, unsafe_any_key=unsafe_any_key))

@@ -39,8 +39,6 @@ def run(
 
     Runs only the kernels installed here; the pool sends references to data, never code.
     """
-    import os
-
     from muster.settings import prepare_environment
 
     current = prepare_environment()
@@ -50,7 +48,12 @@ def run(
     config = VolunteerConfig(
         bundle_path=str(bundle),
         scratch_dir=str(scratch or current.home / "volunteer" / bundle.stem),
-        n_threads=cores or os.cpu_count() or 1,
+        n_threads=cores or 0,
         log_path=str(current.logs_dir / f"volunteer-{bundle.stem}.log"),
     )
-    run_agent(config, lambda _: typer.echo(f"joined the pool; lending {config.n_threads} cores; Ctrl-C to leave"))
+
+    def announce(joined: dict[str, object]) -> None:
+        typer.echo(f"{joined['name']} has joined the pool with {joined['n_threads']} cores; Ctrl-C to leave")
+        typer.echo(f"log: {config.log_path}")
+
+    run_agent(config, announce)
