@@ -10,9 +10,7 @@ Invariants: nothing read here passes through ``distributed.protocol``; a peer th
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import socket
 from typing import Any, NoReturn, Protocol
 
 from distributed.comm.core import BaseListener, CommClosedError, Connector, FatalCommClosedError, Listener
@@ -21,14 +19,11 @@ from distributed.comm.tcp import TLS, convert_stream_closed_error
 from tornado.iostream import StreamClosedError
 
 from muster.cluster.edge.wire import HEADER, Violation, decode, encode
+from muster.cluster.wan_sockets import tune
 
 log = logging.getLogger("muster.edge")
 SCHEME = "vol"
 PREFIX = f"{SCHEME}://"
-# Linux: cap of the retransmission back-off, 3 s instead of 120, so that a link is used again seconds after an outage
-# (TCP_RTO_MAX_MS, kernel 6.15 and later; measured in the project's WAN study).
-_TCP_RTO_MAX_MS = 44
-_RTO_MAX_MS = 3000
 
 
 class Side(Protocol):
@@ -51,8 +46,7 @@ class VolComm(TLS):  # type: ignore[misc]
         super().__init__(stream, local_addr, peer_addr, True)
         self.who = peer_addr  # for messages; the peer's name once it is known
         if stream.socket is not None:
-            with contextlib.suppress(OSError):  # an older kernel or another system: its own back-off stays
-                stream.socket.setsockopt(socket.IPPROTO_TCP, _TCP_RTO_MAX_MS, _RTO_MAX_MS)
+            tune(stream.socket)
 
     async def read_plain(self, max_nbytes: int) -> object:
         """One message; raises CommClosedError when the peer is gone or sent more than ``max_nbytes`` or nonsense."""
@@ -160,8 +154,8 @@ class _Bystander:
 class VolBackend(Backend):  # type: ignore[misc]
     """The backend that ``distributed`` asks for ``vol://``.
 
-    Addresses are ``<volunteer>.<nonce>`` for volunteers, ``<host>:<port>`` for the coordinator's listener. The "host" of
-    a volunteer is its name: Dask's host restrictions then mean volunteers, whatever nonce they come back with.
+    Addresses are ``<volunteer>.<nonce>`` for volunteers, ``<host>:<port>`` for the coordinator's listener. The "host"
+    of a volunteer is its name: Dask's host restrictions then mean volunteers, whatever nonce they come back with.
     """
 
     def __init__(self, side: Side | None = None) -> None:

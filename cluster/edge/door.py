@@ -46,7 +46,7 @@ def check_hello(message: object) -> Hello:
 class Guest(Protocol):
     """A connection as the door sees it."""
 
-    name: str
+    volunteer: str
     nonce: str
 
     def dismiss(self, reason: str) -> None:
@@ -72,16 +72,16 @@ class Door:
 
     def admit(self, guest: Guest, hello: Hello) -> str | None:
         """Let an authenticated connection in, or return why not, in words for the volunteer's owner."""
-        reason = self._reason(guest.name, hello)
+        reason = self._reason(guest.volunteer, hello)
         if reason is None:
             self._supersede(guest)
-            if len(self._live.get(guest.name, ())) >= self.limits.max_connections:
+            if len(self._live.get(guest.volunteer, ())) >= self.limits.max_connections:
                 reason = f"{self.limits.max_connections} connections with this certificate are open already"
         if reason is not None:
             self.counts["refused"] += 1
-            log.info("refused %s: %s", guest.name, reason)
+            log.info("refused %s: %s", guest.volunteer, reason)
             return reason
-        self._live.setdefault(guest.name, []).append(guest)
+        self._live.setdefault(guest.volunteer, []).append(guest)
         self.counts["admitted"] += 1
         return None
 
@@ -95,20 +95,20 @@ class Door:
         return self._refused(name)
 
     def _supersede(self, guest: Guest) -> None:
-        for other in self._live.get(guest.name, [])[:]:
+        for other in self._live.get(guest.volunteer, [])[:]:
             if other.nonce != guest.nonce:
                 self.counts["superseded"] += 1
-                log.info("%s: %s supersedes %s", guest.name, guest.nonce, other.nonce)
+                log.info("%s: %s supersedes %s", guest.volunteer, guest.nonce, other.nonce)
                 self.leave(other)
                 other.dismiss(SUPERSEDED)
 
     def leave(self, guest: Guest) -> None:
         """Forget a connection that has ended; doing it again changes nothing."""
-        rest = [other for other in self._live.get(guest.name, ()) if other is not guest]
+        rest = [other for other in self._live.get(guest.volunteer, ()) if other is not guest]
         if rest:
-            self._live[guest.name] = rest
+            self._live[guest.volunteer] = rest
         else:
-            self._live.pop(guest.name, None)
+            self._live.pop(guest.volunteer, None)
 
     def cut(self, names: Iterable[str]) -> int:
         """Close every connection of these volunteers; returns how many there were."""

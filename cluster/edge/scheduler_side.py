@@ -1,7 +1,8 @@
 """The coordinator's end of ``vol://``: the listener for volunteers and the connections it accepts.
 
 Each connection proves itself by TLS 1.3 with a certificate of the volunteers' CA (checked by OpenSSL), then by the
-subject (role "volunteer"), then says hello; all within the hello time-out. From there ``schema`` rebuilds whatever it says.
+subject (role "volunteer"), then says hello; all within the hello time-out. From there ``schema`` rebuilds whatever it
+says.
 What it does not do: know a registry, a ticket key or a scheduler; those are functions in ``SchedulerSide``.
 
 Invariants: a volunteer's address is its certificate's name and the nonce of its hello, never what it claims later; one
@@ -88,7 +89,7 @@ class SchedulerSideComm(VolComm):
         self._limits = limits
         self._bucket = TokenBucket(limits.entries_per_s, limits.burst_entries)
         self._streams = False
-        self.name = ""
+        self.volunteer = ""
         self.nonce = ""
         self.address = ""
 
@@ -97,13 +98,13 @@ class SchedulerSideComm(VolComm):
         identity = peer_identity(self._extra.get("peercert"))
         if identity is None or identity.role != VOLUNTEER:
             self.violate(f"certificate is not a {VOLUNTEER}'s")
-        self.name = self.who = identity.name
+        self.volunteer = self.who = identity.name
         try:
             hello = check_hello(await self.read_plain(self._limits.max_hello_nbytes))
         except Violation as error:
             self.violate(f"hello: {error}")
         self.nonce = hello.nonce
-        self.address = f"{PREFIX}{self.name}.{self.nonce}"
+        self.address = f"{PREFIX}{self.volunteer}.{self.nonce}"
         reason = self._side.door.admit(self, hello)
         answer = {"wire": WIRE_VERSION, "muster": muster_version()} | ({"refused": reason} if reason else {})
         await self._send(answer)
@@ -158,7 +159,7 @@ class SchedulerSideComm(VolComm):
         return await self._send(batch) if batch else 0
 
     def _ticket(self, unit: UnitMessage) -> str:
-        return self._side.ticket_for(self.name, unit)
+        return self._side.ticket_for(self.volunteer, unit)
 
     async def _send(self, message: object) -> int:
         return await self.write_plain(message, self._limits.max_outgoing_nbytes, self._limits.max_unsent_nbytes)

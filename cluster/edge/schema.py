@@ -1,7 +1,8 @@
 """The coordinator's side of the protocol: what a volunteer may say, and what leaves the scheduler for a volunteer.
 
 Inbound messages are not filtered but rebuilt: each known message is made anew from its checked fields, with constants
-for whatever Dask would otherwise take on trust. Outbound, a task passes only if it is ``execute_unit`` of one unit message.
+for whatever Dask would otherwise take on trust. Outbound, a task passes only if it is ``execute_unit`` of one unit
+message.
 What it does not do: I/O, or anything by certificate (``door``, ``scheduler_side``).
 
 Invariants: no value of a peer reaches the scheduler unless a function of ``wire`` passed it; ``worker``, ``address``,

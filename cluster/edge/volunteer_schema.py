@@ -1,8 +1,8 @@
 """The volunteer's side of the protocol: what it takes from a scheduler, and what it says.
 
 The scheduler is not trusted with the machine: whatever it sends, even with the right certificate, a volunteer builds
-each task itself, always ``execute_unit`` of a checked unit message, and knows no message that could carry code, name another
-machine or ask for data. What it does not do: I/O (``volunteer_side``).
+each task itself, always ``execute_unit`` of a checked unit message, and knows no message that could carry code, name
+another machine or ask for data. What it does not do: I/O (``volunteer_side``).
 
 Invariants: nothing of a message survives but fields that a function of ``wire`` passed; an unknown message is a
 Violation.

@@ -44,7 +44,7 @@ class VolunteerSide:
 
     Attributes:
         scheduler: ``host:port``, the only address that is dialled.
-        ssl_context: client context of ``client_context``.
+        ssl_context: trusts the pool's CA and shows the volunteer's certificate.
         server_name: the name that the scheduler's certificate must have.
         nonce: of this life; 8 to 32 lower-case letters or digits.
         muster: the installed version.
@@ -70,15 +70,6 @@ class VolunteerSide:
     def local_address(self) -> str:
         """A placeholder: the edge assigns the real address."""
         return f"self.{self.nonce}"
-
-
-def client_context(ca: str, cert_path: str, key_path: str) -> ssl.SSLContext:
-    """TLS 1.3 only; ``ca`` is PEM text, the server's name is checked; the volunteer's own pair comes from files."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.minimum_version = ssl.TLSVersion.TLSv1_3
-    context.load_verify_locations(cadata=ca)
-    context.load_cert_chain(cert_path, key_path)
-    return context
 
 
 class VolunteerSideComm(VolComm):
