@@ -1,0 +1,206 @@
+"""The frozen schema: normal forms of types, one schema for all files, and bringing decoded columns to it.
+
+It reads no files. Invariants: the frozen schema has no metadata, no dictionary, view, large or extension types at
+the top level and every field is nullable; ``conform`` never changes a value, it casts without loss or raises, and
+turns text that is not UTF-8 into a reject of that row.
+"""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.types as pt
+
+from muster.datasets.reading import ChunkRows, printable, rows_of
+from muster.errors import SourceError
+
+
+def normalise(schema: pa.Schema, file: str) -> pa.Schema:
+    """Return the schema in normal form; two columns of one name raise ``SourceError`` naming ``file``."""
+    names = schema.names
+    if len(set(names)) != len(names):
+        double = next(name for name in names if names.count(name) > 1)
+        raise SourceError(f"{file}: column {printable(double)}: expected one, found {names.count(double)} of this name")
+    return pa.schema([pa.field(f.name, plain(f.type)) for f in schema])
+
+
+def plain(kind: pa.DataType) -> pa.DataType:
+    """Return the type without dictionary, view, large or extension encodings (lists recursively, no field names)."""
+    if isinstance(kind, pa.BaseExtensionType):
+        return plain(kind.storage_type)
+    if pt.is_dictionary(kind) or pt.is_run_end_encoded(kind):
+        return plain(kind.value_type)
+    if pt.is_large_string(kind) or pt.is_string_view(kind):
+        return pa.string()
+    if pt.is_large_binary(kind) or pt.is_binary_view(kind):
+        return pa.binary()
+    if pt.is_list(kind) or pt.is_large_list(kind) or pt.is_list_view(kind) or pt.is_large_list_view(kind):
+        return pa.list_(plain(kind.value_type))
+    if pt.is_struct(kind):
+        return pa.struct([pa.field(f.name, plain(f.type)) for f in kind])
+    return kind
+
+
+def merge(frozen: pa.Schema | None, found: pa.Schema, file: str, first: str) -> pa.Schema:
+    """Return the schema that holds both; integer and float widths widen, all else must agree.
+
+    Raises ``SourceError`` naming ``file``, the column, what ``first`` (the earlier file) has and what was found.
+    """
+    if frozen is None:
+        return found
+    extra = next((name for name in found.names if name not in set(frozen.names)), None)
+    if extra is not None:
+        raise SourceError(f"{file}: column {printable(extra)}: expected no such column (as in {first}), found one")
+    fields = []
+    for have in frozen:
+        index = found.get_field_index(have.name)
+        if index < 0:
+            raise SourceError(
+                f"{file}: column {printable(have.name)}: expected {have.type} (as in {first}), found none"
+            )
+        kind = _wider(have.type, found.field(index).type)
+        if kind is None:
+            raise SourceError(
+                f"{file}: column {printable(have.name)}: expected {have.type} (as in {first}), "
+                f"found {found.field(index).type}"
+            )
+        fields.append(pa.field(have.name, kind))
+    return pa.schema(fields)
+
+
+def _wider(a: pa.DataType, b: pa.DataType) -> pa.DataType | None:
+    if a == b or pt.is_null(b):
+        return a
+    if pt.is_null(a):
+        return b
+    if {str(a), str(b)} == {"string", "binary"}:
+        return pa.string()
+    if pt.is_binary(a) or pt.is_binary(b):
+        return None
+    if converts(a, b):
+        return b
+    return a if converts(b, a) else None
+
+
+def converts(found: pa.DataType, wanted: pa.DataType) -> bool:
+    """Say whether every value of ``found`` (normal form) is a value of ``wanted``, or a reject (bytes as text)."""
+    if found == wanted:
+        return True
+    if pt.is_string(wanted) or pt.is_binary(wanted):
+        return bool(pt.is_string(found) or pt.is_binary(found) or pt.is_fixed_size_binary(found))
+    if pt.is_integer(found) and pt.is_integer(wanted):
+        room = wanted.bit_width - int(pt.is_signed_integer(wanted))
+        need = found.bit_width - int(pt.is_signed_integer(found))
+        return room >= need and not (pt.is_signed_integer(found) and pt.is_unsigned_integer(wanted))
+    if pt.is_floating(wanted):
+        exact_bits = {16: 11, 32: 24, 64: 53}[wanted.bit_width]
+        if pt.is_integer(found):
+            return bool(found.bit_width <= exact_bits)
+        return bool(pt.is_floating(found) and found.bit_width <= wanted.bit_width)
+    return False
+
+
+def check_columns(source: str, schema: pa.Schema, wanted: pa.Schema) -> pa.Schema:
+    """Return the schema to read with: ``wanted``'s columns and types, in ``schema``'s order.
+
+    Raises ``SourceError`` naming ``source``, the column, the expected and the found type, and the columns that exist.
+    """
+    exist = ", ".join(f"{printable(f.name)} ({f.type})" for f in list(schema)[:50])
+    for field in wanted:
+        index = schema.get_field_index(field.name)
+        if index < 0:
+            raise SourceError(
+                f"{source}: column {field.name}: expected {field.type}, found no such column",
+                hint=f"the columns are: {exist}",
+            )
+        if not converts(schema.field(index).type, plain(field.type)):
+            raise SourceError(
+                f"{source}: column {field.name}: expected {field.type}, found {schema.field(index).type}",
+                hint=f"the columns are: {exist}",
+            )
+    return pa.schema(
+        [pa.field(f.name, plain(wanted.field(f.name).type)) for f in schema if wanted.get_field_index(f.name) >= 0]
+    )
+
+
+def conform(table: pa.Table, schema: pa.Schema, context: str) -> ChunkRows:
+    """Bring decoded columns to the frozen types; rows whose text is not UTF-8 become rejects.
+
+    ``context`` names file and rows for the ``SourceError`` of a missing column, a lossy cast or broken buffers.
+    """
+    columns = []
+    reasons: dict[int, str] = {}
+    for field in schema:
+        index = table.schema.get_field_index(field.name)
+        if index < 0:
+            raise SourceError(f"{context}: column {field.name}: expected {field.type}, found no such column")
+        column = _cast(table.column(index), field, context)
+        at = 0
+        for piece in column.chunks:
+            for row, reason in _bad_text(piece, field.name, context).items():
+                reasons.setdefault(at + row, reason)
+            at += len(piece)
+        columns.append(column)
+    return rows_of(pa.table(columns, schema=schema), reasons)
+
+
+def _cast(column: pa.ChunkedArray, field: pa.Field, context: str) -> pa.ChunkedArray:
+    """Cast without loss; text is not checked here, so that one bad row does not fail its neighbours."""
+    if isinstance(column.type, pa.BaseExtensionType):
+        column = pa.chunked_array([c.storage for c in column.chunks], column.type.storage_type)
+    if column.type == field.type:
+        return column
+    try:
+        if pt.is_dictionary(column.type) or pt.is_run_end_encoded(column.type):
+            column = column.cast(column.type.value_type)
+        options = pc.CastOptions.safe(field.type)
+        options.allow_invalid_utf8 = True
+        return pc.cast(column, options=options)
+    except pa.ArrowException as error:
+        raise SourceError(
+            f"{context}: column {field.name}: expected {field.type}, found {column.type}: {printable(str(error))}"
+        ) from None
+
+
+def _bad_text(piece: pa.Array, name: str, context: str) -> dict[int, str]:
+    """Return reasons by row for text that is not UTF-8; the whole array is checked first, at SIMD speed."""
+    try:
+        piece.validate(full=True)
+    except pa.ArrowInvalid as error:
+        reasons = _locate(piece, name)
+        if not reasons:
+            raise SourceError(f"{context}: column {name}: broken Arrow buffers: {printable(str(error))}") from None
+        return reasons
+    return {}
+
+
+def _locate(piece: pa.Array, name: str) -> dict[int, str]:
+    reasons: dict[int, str] = {}
+    if pt.is_string(piece.type):
+        raw = pa.Array.from_buffers(pa.binary(), len(piece), piece.buffers(), offset=piece.offset)
+        raw.validate(full=True)
+        for row, value in enumerate(raw):
+            data = value.as_py()
+            if data is not None and (at := utf8_fault(data)) is not None:
+                reasons[row] = f"column {name}: invalid UTF-8 at byte {at}"
+        return reasons
+    for row, value in enumerate(piece):
+        try:
+            value.as_py()
+        except UnicodeDecodeError:
+            reasons[row] = f"column {name}: invalid UTF-8 inside a nested value"
+    return reasons
+
+
+def utf8_fault(data: bytes) -> int | None:
+    """Return the offset of the first byte that is not UTF-8, or None."""
+    try:
+        data.decode()
+    except UnicodeDecodeError as error:
+        return error.start
+    return None
+
+
+def context(file: int, first_row: int, n_rows: int) -> str:
+    """Name a file and a row range for an error."""
+    return f"file {file}, rows {first_row} to {first_row + n_rows - 1}"
