@@ -59,7 +59,7 @@ class RunningService:
         self.service = service
         self._conn, child_conn = multiprocessing.Pipe(duplex=True)
         self._ready: dict[str, object] | None = None
-        context: Any = multiprocessing.get_context(_start_method())
+        context: Any = multiprocessing.get_context(start_method())
         self.process: Any = context.Process(
             target=_service_main, args=(service, child_conn), name=f"muster-{service.name}", daemon=False
         )
@@ -134,8 +134,9 @@ def bare_main() -> Iterator[None]:
         sys.modules["__main__"] = main
 
 
-def _start_method() -> str:
-    if "forkserver" not in multiprocessing.get_all_start_methods():
+def start_method() -> str:
+    """Return the way in which processes are started here: from the warm fork server where there is one."""
+    if "forkserver" not in multiprocessing.get_allstart_methods():
         return "spawn"
     multiprocessing.set_forkserver_preload(list(_PRELOAD))
     return "forkserver"
@@ -143,7 +144,7 @@ def _start_method() -> str:
 
 def start_fork_server() -> None:
     """Start the warm fork server in the background, so that its imports overlap with the caller's own."""
-    if _start_method() == "forkserver":
+    if start_method() == "forkserver":
         from multiprocessing import forkserver
 
         with bare_main():

@@ -1,7 +1,7 @@
-"""The Prefect flow ``preprocess``: ``pipeline.run`` with each stage as a Prefect task and artifacts for the operators.
+"""The Prefect flow ``preprocess``: ``pipeline.run`` with each stage as a Prefect task and artifacts for operators.
 
-What a job does is in ``pipeline``; this file only shows it in Prefect. Chunks are never task runs (2,000 of them already
-break the UI's graph); their states are one table.
+What a job does is in ``pipeline``; this file only shows it in Prefect. Chunks are never task runs (2,000 of them
+already break the UI's graph); their states are one table.
 
 Invariants: artifacts are updated at most once a second; nothing of Prefect, its credentials least of all, reaches a
 volunteer.
@@ -38,8 +38,8 @@ def preprocess(params: PreprocessParams) -> JobReport:
 
 
 def as_task(name: str, function: Callable[..., Any], *args: Any) -> Any:
-    """Call a stage as a Prefect task; its arguments hold open connections, so nothing is cached, hashed or persisted."""
-    return task(function, name=name, cache_policy=NO_CACHE, persist_result=False)(*args)
+    """Call a stage as a Prefect task; its arguments hold open connections: nothing is cached, hashed or persisted."""
+    return task(name=name, cache_policy=NO_CACHE, persist_result=False)(function)(*args)
 
 
 class Artifacts:
@@ -65,7 +65,7 @@ class Artifacts:
     def _table(self, progress: Progress) -> None:
         rows = [{"volunteer": "all", "state": state, "chunks": n} for state, n in sorted(progress.by_state.items())]
         rows += [{"volunteer": v, "state": s, "chunks": n} for (v, s), n in sorted(progress.by_volunteer.items())]
-        create_table_artifact(rows, key="muster-chunks", description="Chunks by state, and attempts by volunteer")  # type: ignore[arg-type]
+        create_table_artifact(rows, key="muster-chunks", description="Chunks by state, and attempts by volunteer")
 
     def finish(self, report: JobReport) -> None:
         """Write the report with the certificate."""

@@ -11,22 +11,24 @@ every drawn row was recomputed.
 from __future__ import annotations
 
 import json
+import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 import numpy as np
+import numpy.typing as npt
 
-from muster.cluster.coordinator.jobs import HOME
 from muster.cluster.coordinator.rows import AcceptedRow
 from muster.tasks import recompute
 from muster.tasks.commit import Commit
 from muster.tasks.dispatcher import Dispatcher
-from muster.tasks.ledger_clock import now_ms
 from muster.tasks.progress import Progress
 from muster.tasks.run import Run
 from muster.trust import events as ev
 from muster.trust import ledger
 from muster.trust.final_audit import KEPT, REJECTED, RoundOutcome, RoundPlan, RoundResult, conclude_round, plan_round
 
+Ranks = npt.NDArray[np.int64]
 _NONE = np.empty(0, dtype=np.int64)
 
 
@@ -56,11 +58,11 @@ def certify(run: Run, dispatcher: Dispatcher, commit: Commit) -> Audited:
     plan = plan_round(run.policy, run.job.final_key, commit.root, commit.round, commit.populations())
     if commit.state == "clean":  # an earlier run passed this round and was killed before it published
         return Audited(commit, plan, conclude_round(plan, plan.n_rows, (), run.policy))
-    _store(run, commit.round, commit.root, "drawn", None, ledger.round_drawn(run.job.job_id, now_ms(), plan))
+    _store(run, commit.round, commit.root, "drawn", None, ledger.round_drawn_leaf(time.time(), run.job.job_id, plan))
     checked, bad = _recompute(run, dispatcher, commit, plan)
     standing = [(name, who.rows_passed) for name, who in dispatcher.contributors.items() if not who.quarantined]
     outcome = conclude_round(plan, checked, bad, run.policy, standing)
-    leaf = ledger.round_concluded(run.job.job_id, now_ms(), outcome)
+    leaf = ledger.round_concluded_leaf(time.time(), run.job.job_id, outcome)
     _store(run, commit.round, commit.root, "clean" if not bad else "failed", json.dumps(asdict(outcome)), leaf)
     _send_home(run, dispatcher, outcome)
     return Audited(commit, plan, outcome)
@@ -95,11 +97,11 @@ def _recompute(run: Run, dispatcher: Dispatcher, commit: Commit, plan: RoundPlan
     return checked, bad
 
 
-def _submit(run: Run, dispatcher: Dispatcher, commit: Commit, row: AcceptedRow, ranks: object) -> None:
-    assert row.contributor != HOME
-    by_stratum = dict(ranks)  # type: ignore[call-overload]
+def _submit(
+    run: Run, dispatcher: Dispatcher, commit: Commit, row: AcceptedRow, ranks: Mapping[str, npt.NDArray[np.int64]]
+) -> None:
     if run.policy.row_wise:
-        drawn = (by_stratum.get(KEPT, _NONE), by_stratum.get(REJECTED, _NONE))
+        drawn = (ranks.get(KEPT, _NONE), ranks.get(REJECTED, _NONE))
         dispatcher.check(row.unit_id, row.attempt_id, commit.round, recompute.check_ranks, *drawn)
     else:
         dispatcher.check(row.unit_id, row.attempt_id, commit.round, recompute.check_offsets, None)
@@ -111,7 +113,7 @@ def _send_home(run: Run, dispatcher: Dispatcher, outcome: RoundOutcome) -> None:
             dispatcher.apply(ev.HomeRequested(unit, f"round {outcome.round} of the final audit failed"))
 
 
-def _store(run: Run, number: int, root: str, state: str, outcome: str | None, leaf: ledger.Leaf) -> None:
+def _store(run: Run, number: int, root: str, state: str, outcome: str | None, leaf: bytes) -> None:
     with run.store.step() as step:
         step.save_round(run.job.job_id, number, root=root, state=state, outcome=outcome)
-        step.append_leaf(run.job.job_id, leaf.encode())
+        step.append_leaf(run.job.job_id, leaf)

@@ -8,24 +8,17 @@ restart repeats a draw and never makes a new one; memory is the manifest's (abou
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from muster.cluster.coordinator.jobs import HOME
-from muster.cluster.coordinator.rows import AcceptedRow
-from muster.datasets.chunks import ChunkRef
-from muster.datasets.manifest import Manifest, ManifestRow
-from muster.datasets.sources import Source
+from muster.datasets.manifest import Manifest
 from muster.errors import JobError
 from muster.tasks.progress import Progress
 from muster.tasks.run import Run
+from muster.tasks.standing import TRUSTED, manifest_rows
 from muster.trust.final_audit import KEPT, REJECTED
-
-TRUSTED = "trusted"  # the manifest's word for the data team's own compute
 
 
 @dataclass(frozen=True)
@@ -82,24 +75,6 @@ def commit(run: Run) -> Commit:
     root = manifest.root()
     number, state = _round_of(run, root)
     return Commit(number, root, state, manifest, np.array(volunteers, dtype=np.bool_), run.policy.row_wise)
-
-
-def manifest_rows(source: Source, accepted: Iterable[AcceptedRow]) -> Iterator[ManifestRow]:
-    """Yield the manifest's row of each accepted unit; their files' digests are filled in at publication."""
-    for row in accepted:
-        ref, outcome = ChunkRef.from_json(row.chunk), json.loads(row.outcome)
-        yield ManifestRow(
-            index=row.chunk_index,
-            file=source.files[ref.file].name,
-            fingerprint=ref.fingerprint,
-            first_row=ref.first_row,
-            n_rows=ref.n_rows,
-            kept=outcome["kept"],
-            rejected=outcome["rejected"],
-            unit=row.unit_id,
-            digest=outcome["digest"],
-            computed_by=TRUSTED if row.contributor == HOME else row.contributor,
-        )
 
 
 def _round_of(run: Run, root: str) -> tuple[int, str]:

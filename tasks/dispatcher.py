@@ -14,18 +14,17 @@ from __future__ import annotations
 
 import json
 import queue
+import time
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import numpy as np
 
-from muster.cluster.coordinator.jobs import HOME
-from muster.cluster.coordinator.rows import EventRow, UnitRow
+from muster.cluster.coordinator.rows import HOME, EventRow, UnitRow
 from muster.cluster.coordinator.step import Step
 from muster.datasets.chunks import ChunkRef
 from muster.errors import BadRowError, JobError
 from muster.tasks import recompute
-from muster.tasks.ledger_clock import now_ms
 from muster.tasks.recompute import Check, Claim
 from muster.tasks.run import Run
 from muster.tasks.stored_records import dump, load_contributor, load_unit
@@ -139,8 +138,10 @@ class Dispatcher:
             event = self._validated(row, who, outcome)
         elif row.kind == "refused":
             unchanged = self._source_unchanged(row.unit_id)
-            finding = {"kind": outcome["kind"], "text": outcome["text"], "source_unchanged": unchanged}
-            event = ev.ResultRefused(**who, issue=row.issue, volunteer=row.volunteer, **finding)
+            said = {"kind": str(outcome["kind"]), "text": str(outcome["text"])}
+            event = ev.ResultRefused(
+                **who, **said, issue=row.issue, volunteer=row.volunteer, source_unchanged=unchanged
+            )
         else:
             event = self._failed(row.unit_id, row.issue, row.attempt_id, row.volunteer, row.contributor, outcome)
         self.apply(event, seq=row.seq)
@@ -222,7 +223,7 @@ class Dispatcher:
             step.save_standing(self.job_id, name, dump(who))
         for instruction in instructions:
             if isinstance(instruction, ev.RecordVerdict):
-                step.append_leaf(self.job_id, ledger.verdict(self.job_id, now_ms(), instruction).encode())
+                step.append_leaf(self.job_id, ledger.verdict_leaf(time.time(), self.job_id, instruction))
             elif isinstance(instruction, ev.DiscardContributor):
                 step.quarantine(instruction.contributor, instruction.reason)
 
@@ -269,8 +270,7 @@ class Dispatcher:
         row = self.run.store.unit(self.job_id, order.unit)
         attempt = self.run.store.begin_home_attempt(self.job_id, order.unit, row.issue)
         tag = ("home", order.unit, attempt)
-        exchange = str(self.run.pool.exchange.root)
-        self.run.referees.submit(tag, recompute.compute_unit, self.run.work, row.chunk, exchange, attempt)
+        self.run.referees.submit(tag, recompute.compute_unit, self.run.work, row.chunk, attempt)
 
     def _discard(self, order: ev.DiscardContributor) -> None:
         for unit in self.run.store.accepted_by(self.job_id, order.contributor):

@@ -12,7 +12,6 @@ from collections.abc import Iterator
 
 from muster.cluster.coordinator.rows import NewUnit
 from muster.errors import SourceError
-from muster.tasks.ledger_clock import now_ms
 from muster.tasks.progress import Progress
 from muster.tasks.run import Run
 from muster.trust import ledger
@@ -28,9 +27,11 @@ def enter(run: Run) -> int:
     n_rows = _enter_units(run)
     if n_rows == 0:
         raise SourceError(f"{run.params.source}: the source has no rows")
-    leaf = ledger.job_opened(job.job_id, now_ms(), run.policy, final_key=job.final_key, in_flight_key=job.inflight_key)
+    leaf = ledger.job_opened_leaf(
+        job.job_id, now_ms(), run.policy, final_key=job.final_key, in_flight_key=job.inflight_key
+    )
     with run.store.step() as step:
-        step.append_leaf(job.job_id, leaf.encode())
+        step.append_leaf(job.job_id, leaf)
     run.store.set_job(job.job_id, "open", n_rows=n_rows)
     return n_rows
 

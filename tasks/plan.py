@@ -41,7 +41,13 @@ class Prepared:
     def work(self) -> Work:
         """What referees get."""
         encoded = base64.b64encode(self.schema.serialize().to_pybytes()).decode()
-        return Work(self.source.to_json(), self.recipe.to_json(), encoded)
+        return Work(
+            source=self.source.to_json(),
+            recipe=self.recipe.to_json(),
+            schema=encoded,
+            exchange_dir=str(self.source.exchange_dir),
+            storage_options=tuple(sorted(self.params.storage_options.items())),
+        )
 
     def chunks(self) -> Iterator[tuple[ChunkRef, str]]:
         """Yield each chunk with its unit's id, in order."""
@@ -67,7 +73,7 @@ def prepare(params: PreprocessParams, exchange_dir: Path, reporter: Reporter) ->
     policy = Policy(max_error=params.max_error, confidence=params.confidence, row_wise=recipe.row_wise)
     reporter.update(Progress("plan", note="opening the source"))
     source = open_source(params.source, exchange_dir=exchange_dir, storage_options=params.storage_options or None)
-    source.require(recipe.input_schema)
+    schema = source.input_schema(recipe.input_schema)
     for name in params.passthrough:
         if name not in source.schema.names:
             there = ", ".join(source.schema.names)
@@ -75,4 +81,4 @@ def prepare(params: PreprocessParams, exchange_dir: Path, reporter: Reporter) ->
         if name in recipe.output_schema.names or name.startswith("_muster"):
             raise SourceError(f"{params.source}: column {name!r} would clash with a column that the job adds")
     identity = job_id(params, source.fingerprint(), recipe.identity)
-    return Prepared(params, source, recipe, recipe.input_schema, policy, identity)
+    return Prepared(params, source, recipe, schema, policy, identity)

@@ -24,11 +24,11 @@ import pyarrow.parquet as pq
 from muster.datasets import results
 from muster.datasets.chunks import ChunkRef
 from muster.datasets.digest import table_digest
-from muster.datasets.exchange import Exchange
+from muster.datasets.exchange import Exchange, UploadRefusedError, file_blake3
 from muster.datasets.reading import read_chunk
 from muster.datasets.result_format import POSITION_COLUMN, REASON
 from muster.datasets.sources import Source
-from muster.errors import SourceChangedError
+from muster.errors import JobError, SourceChangedError
 from muster.kernels.recipe import Recipe
 
 _MAX_CELL_CHARS = 200
@@ -41,6 +41,8 @@ class Work:
     source: str
     recipe: str
     schema: str  # base64 of the frozen input schema
+    exchange_dir: str
+    storage_options: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,18 +114,29 @@ def compute_rows(work: Work, ref: ChunkRef, positions: npt.NDArray[np.int64] | N
     return results.build_result(where, rows.reject, recipe.run(rows.table))
 
 
-def compute_unit(work: Work, chunk: str, exchange_root: str, attempt: str) -> dict[str, Any]:
+def compute_unit(work: Work, chunk: str, attempt: str) -> dict[str, Any]:
     """Compute a whole unit and put it among the accepted results as ``attempt``; return AcceptedInfo as a dict."""
     ref = ChunkRef.from_json(chunk)
     table = compute_rows(work, ref, None)
     source = _opened(work)[0]
     source.check_unchanged(ref.file)
-    exchange = Exchange(Path(exchange_root))
+    exchange = Exchange(Path(work.exchange_dir))
     with exchange.begin_accepted(attempt) as pending:
         with pending.kept.open("wb") as kept, pending.rejects.open("wb") as rejects:
             info = results.write_accepted(table, ref, source.files[ref.file].name, kept, rejects)
-        exchange.commit_accepted(attempt, pending)
+        try:
+            exchange.commit_accepted(attempt, pending)
+        except UploadRefusedError:
+            _require_same(exchange, attempt, info)
     return asdict(info)
+
+
+def _require_same(exchange: Exchange, attempt: str, info: results.AcceptedInfo) -> None:
+    """A run killed after its files were named is repeated: the same work must have given the same files."""
+    kept, rejects = exchange.accepted_paths(attempt)
+    found = (file_blake3(kept), file_blake3(rejects) if rejects is not None else "")
+    if found != (info.kept_blake3, info.rejects_blake3):
+        raise JobError(f"accepted result {attempt}: expected {info.kept_blake3}, found {found[0]} on disk")
 
 
 def _check(work: Work, claim: Claim, ref: ChunkRef, positions: npt.NDArray[np.int64]) -> Check:
@@ -184,4 +197,6 @@ def _cell(row: pa.Table, name: str) -> str:
 @lru_cache(maxsize=4)
 def _opened(work: Work) -> tuple[Source, Recipe, pa.Schema]:
     schema = pa.ipc.read_schema(pa.py_buffer(base64.b64decode(work.schema)))
-    return Source.from_json(work.source), Recipe.from_json(work.recipe), schema
+    options = dict(work.storage_options) or None
+    source = Source.from_json(work.source, exchange_dir=Path(work.exchange_dir), storage_options=options)
+    return source, Recipe.from_json(work.recipe), schema

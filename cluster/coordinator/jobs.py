@@ -17,7 +17,7 @@ from sqlalchemy import func, select, update
 from sqlalchemy.dialects.sqlite import insert as upsert
 
 from muster.cluster.coordinator.registry import begin_attempt
-from muster.cluster.coordinator.rows import AcceptedRow, EventRow, JobRow, NewUnit, RoundRow, UnitRow
+from muster.cluster.coordinator.rows import HOME, AcceptedRow, EventRow, JobRow, NewUnit, RoundRow, UnitRow
 from muster.cluster.coordinator.step import Step
 from muster.cluster.coordinator.tables import (
     Database,
@@ -32,7 +32,6 @@ from muster.cluster.coordinator.tables import (
 )
 
 JOB_STATES = ("planning", "open", "committed", "certified", "published", "failed")
-HOME = "home"  # the volunteer and contributor name of trusted compute
 STANDING = ("accepted", "trusted")  # unit states in which a result stands
 _PAGE = 1000
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+HOME = "home"  # the volunteer and contributor name of trusted compute
+
 
 @dataclass(frozen=True, slots=True)
 class JobRow:

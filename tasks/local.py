@@ -1,0 +1,133 @@
+"""``--pool local``: the same job on this machine's own processes: no pool, no Dask, no Prefect, no audit.
+
+What leverage is measured against, and what ``muster plan`` recommends for small or cheap jobs. Results are files of
+the same form as a pool's, so that a killed run resumes and publication is the same code.
+
+Invariants: needs the base install only; the certificate says "trusted, unaudited"; memory is O(processes × chunk).
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import time
+from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from muster.cluster.coordinator.rows import HOME, AcceptedRow
+from muster.cluster.service import bare_main, start_method
+from muster.datasets.chunks import ChunkRef
+from muster.datasets.manifest import Manifest
+from muster.errors import BadRowError, KernelError, MusterError, SourceError
+from muster.tasks import recompute
+from muster.tasks.costs import Costs
+from muster.tasks.plan import Prepared
+from muster.tasks.progress import Progress, Reporter
+from muster.tasks.publish import Publishable, publish_dataset
+from muster.tasks.recompute import Work
+from muster.tasks.report import JobReport
+from muster.tasks.standing import manifest_rows
+from muster.trust.certificate import Run as CertifiedRun
+from muster.trust.certificate import claims
+
+
+def run_local(prepared: Prepared, pool_dir: Path, reporter: Reporter, started_s: float) -> JobReport:
+    """Compute every chunk here, publish, and return the report; raises MusterError."""
+    costs = Costs()
+    folder = pool_dir / "jobs" / prepared.job_id
+    folder.mkdir(parents=True, exist_ok=True)
+    resumed = sum(1 for _ in folder.glob("*.json"))
+    with costs.stage("dispatch"):
+        chunks = _compute(prepared, folder, reporter)
+    if chunks == 0:
+        raise SourceError(f"{prepared.params.source}: the source has no rows")
+    manifest = Manifest(manifest_rows(prepared.source, _accepted(prepared, folder)))
+    run = CertifiedRun(
+        job=prepared.job_id,
+        manifest_root=manifest.root(),
+        recipe=prepared.recipe.identity,
+        kernels=tuple(step.kernel for step in prepared.recipe.steps),
+        trusted_rows=int(manifest.column("n_rows").sum()),
+        volunteer_rows=0,
+    )
+    claimed = claims(run, prepared.policy, None, None).to_dict()
+    with costs.stage("publish"):
+        accepted = _accepted(prepared, folder)
+        certificate = publish_dataset(Publishable(prepared, manifest, claimed, accepted), reporter)
+    for path in folder.glob("*.json"):
+        path.unlink()
+    return JobReport(
+        out=prepared.params.out,
+        job_id=prepared.job_id,
+        rows=int(manifest.column("n_rows").sum()),
+        kept=int(manifest.column("kept").sum()),
+        rejected=int(manifest.column("rejected").sum()),
+        chunks=chunks,
+        resumed_chunks=resumed,
+        input_nbytes=sum(file.nbytes for file in prepared.source.files),
+        wall_s=time.monotonic() - started_s,
+        stage_s=costs.wall_s,
+        attempts={(HOME, "validated"): chunks - resumed},
+        certificate=certificate,
+        next_command=f"muster verify {prepared.params.out}",
+    )
+
+
+def _compute(prepared: Prepared, folder: Path, reporter: Reporter) -> int:
+    """Compute the chunks that have no result yet; return the number of all chunks."""
+    n_workers = os.cpu_count() or 1
+    todo: Iterator[tuple[ChunkRef, str]] = prepared.chunks()
+    context = multiprocessing.get_context(start_method())
+    done = total = 0
+    with bare_main(), ProcessPoolExecutor(n_workers, mp_context=context) as pool:
+        running: dict[Future[None], ChunkRef] = {}
+        try:
+            while True:
+                for ref, unit in islice(todo, 2 * n_workers - len(running)):
+                    total += 1
+                    if (folder / f"{unit}.json").exists():
+                        done += 1
+                        continue
+                    running[pool.submit(_compute_one, prepared.work, ref.to_json(), unit, str(folder))] = ref
+                if not running:
+                    return total
+                finished, _ = wait(running, return_when=FIRST_COMPLETED)
+                for future in finished:
+                    _check(prepared, running.pop(future), future)
+                    done += 1
+                reporter.update(Progress("compute", done, total, "chunks", note="on this machine"))
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _compute_one(work: Work, chunk: str, unit: str, folder: str) -> None:
+    outcome = recompute.compute_unit(work, chunk, unit)
+    row = {"chunk": chunk, "outcome": json.dumps(outcome)}
+    path = Path(folder, f"{unit}.json")
+    temporary = path.with_suffix(".new")
+    temporary.write_text(json.dumps(row))
+    temporary.replace(path)
+
+
+def _check(prepared: Prepared, ref: ChunkRef, future: Future[None]) -> None:
+    error = future.exception()
+    name = prepared.source.files[ref.file].name
+    if isinstance(error, MusterError):
+        raise error
+    if error is not None:
+        last = ref.first_row + ref.n_rows - 1
+        raise KernelError(f"{name}, rows {ref.first_row}-{last}: {type(error).__name__}: {error}") from error
+
+
+def _accepted(prepared: Prepared, folder: Path) -> Iterator[AcceptedRow]:
+    for ref, unit in prepared.chunks():
+        row: dict[str, Any] = json.loads((folder / f"{unit}.json").read_text())
+        yield AcceptedRow(unit, ref.index, row["chunk"], ref.n_rows, unit, HOME, HOME, row["outcome"])
+
+
+__all__ = ["BadRowError", "run_local"]
