@@ -57,7 +57,7 @@ class InputRoute:
     async def _read(self, grant: Grant, start: int, end: int) -> bytes:
         try:
             source = await self._state.source(grant.job)
-            block: bytes = await self._state.blocking(source.read_range, grant.file, start, end - start)
+            block = await self._state.blocking(source.read, grant.file, start, end - start)
         except SourceChangedError:
             raise ApiError(412, "source-changed", "the file is no longer the one that was planned") from None
         except SourceError as error:

@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 from blake3 import blake3
 
 from muster.cluster.coordinator.registry import AttemptRow, Registry
+from muster.cluster.coordinator.served_source import ServedSource, load_source
 from muster.cluster.coordinator.signed_urls import UrlSigner
 from muster.cluster.coordinator.tickets import TicketSigner
 
@@ -69,7 +70,7 @@ class GatewayState:
         self.tickets = tickets
         self.urls = urls
         self._grants: OrderedDict[str, Grant] = OrderedDict()
-        self._sources: OrderedDict[str, asyncio.Task[Any]] = OrderedDict()
+        self._sources: OrderedDict[str, asyncio.Task[ServedSource]] = OrderedDict()
         self._refused: dict[str, str] = {}
         self._refused_at_s = float("-inf")
         self._records = ThreadPoolExecutor(1, "registry")  # SQLite has one writer: more threads would only wait
@@ -103,8 +104,8 @@ class GatewayState:
                 self._grants.popitem(last=False)
         return grant
 
-    async def source(self, job_id: str) -> Any:
-        """The opened ``datasets`` source of a job.
+    async def source(self, job_id: str) -> ServedSource:
+        """The opened source of a job.
 
         Raises:
             SourceError: it can't be opened.
@@ -121,20 +122,14 @@ class GatewayState:
                 del self._sources[job_id]  # the next request tries again
             raise
 
-    async def _open_source(self, job_id: str) -> Any:
+    async def _open_source(self, job_id: str) -> ServedSource:
         text = await self.record(self.registry.job_source, job_id)
-        return await self.blocking(_load_source, text)
+        return await self.blocking(load_source, text, self.pool_dir / "exchange")
 
     def close(self) -> None:
         """Stop the threads; calls under way end by themselves."""
         self._records.shutdown(wait=False, cancel_futures=True)
         self._reads.shutdown(wait=False, cancel_futures=True)
-
-
-def _load_source(text: str) -> Any:
-    from muster.datasets.sources import Source  # pyarrow and fsspec: only once somebody reads
-
-    return Source.from_json(text)
 
 
 def _grant_of(row: AttemptRow) -> Grant:

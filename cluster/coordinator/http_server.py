@@ -69,6 +69,13 @@ class PeerProtocol(HttpToolsProtocol):
         self._stop_clock()
         super().on_headers_complete()
 
+    def shutdown(self) -> None:
+        """End now if idle (a TLS farewell would wait for the peer's), else after the answer under way."""
+        if self.cycle is None or self.cycle.response_complete:
+            self.transport.abort()
+        else:
+            self.cycle.keep_alive = False
+
     def _await_header(self) -> None:
         self._stop_clock()
         self._deadline = self.loop.call_later(HEADER_TIMEOUT_S, self.transport.abort)
