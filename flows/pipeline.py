@@ -48,8 +48,7 @@ def run(
     started_s = time.monotonic()
     pool_dir = _pool_dir(params, settings)
     prepared: Prepared = stage("plan", prepare, params, pool_dir / "exchange", reporter)
-    done = already_published(prepared)
-    if done is not None:
+    if (done := already_published(prepared)) is not None:
         return done
     if params.pool == "local":
         from muster.tasks.local import run_local
@@ -65,8 +64,8 @@ def _stages(job: Any, stage: Stage, started_s: float) -> JobReport:
     from muster.tasks.certify import certify
     from muster.tasks.commit import commit
     from muster.tasks.compute import compute, settle
+    from muster.tasks.conclude import conclude
     from muster.tasks.enter import enter
-    from muster.tasks.publish import publish
 
     with job.costs.stage("plan"):
         stage("stage", enter, job)
@@ -81,7 +80,7 @@ def _stages(job: Any, stage: Stage, started_s: float) -> JobReport:
             break
         with job.costs.stage("dispatch"):
             stage("compute", settle, job, dispatcher)
-    report: JobReport = stage("publish", publish, job, dispatcher, audited, started_s)
+    report: JobReport = stage("publish", conclude, job, dispatcher, audited, started_s)
     return report
 
 

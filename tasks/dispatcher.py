@@ -16,7 +16,7 @@ import json
 import queue
 import time
 from collections.abc import Callable, Hashable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -31,6 +31,7 @@ from muster.tasks.stored_records import dump, load_contributor, load_unit
 from muster.tasks.window import Window
 from muster.trust import events as ev
 from muster.trust import ledger
+from muster.trust.attempts import COUNTS_AGAINST_UNIT
 from muster.trust.decide import decide, resume
 from muster.trust.records import ContributorRecord, Records, UnitRecord
 from muster.trust.sampling import in_flight_seed
@@ -47,6 +48,8 @@ class Dispatcher:
         self.job_id = run.job.job_id
         self._contributors = {n: load_contributor(t) for n, t in run.store.standings(self.job_id).items()}
         self._seq = run.store.job(self.job_id).events_seq
+        standing = run.store.count_units(self.job_id)
+        self.resumed = standing.get("accepted", 0) + standing.get("trusted", 0)  # results of an earlier run
         self.on_report: Callable[[ev.AuditReported], None] | None = None  # the final audit counts its rows
         self._handlers: dict[type, Callable[[Any], None]] = {
             ev.IssueUnit: lambda i: self.window.issue(i.unit, i.issue),
@@ -162,10 +165,8 @@ class Dispatcher:
     def _failed(
         self, unit: str, issue: int, attempt: str, volunteer: str, contributor: str, outcome: dict[str, Any]
     ) -> ev.Event:
-        kind = outcome.get("kind")
-        known = (
-            kind if kind in ("kernel", "source", "input", "transfer", "no-upload", "lost", "settled") else "transfer"
-        )
+        kind = str(outcome.get("kind"))
+        known = cast("ev.FailureKind", kind if kind in COUNTS_AGAINST_UNIT else "transfer")
         text = str(outcome.get("text", ""))
         return ev.AttemptFailed(unit, issue, attempt, volunteer, contributor, known, text)
 

@@ -8,6 +8,7 @@ ledger before the job's state lets a unit go out.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 
 from muster.cluster.coordinator.rows import NewUnit
@@ -28,7 +29,7 @@ def enter(run: Run) -> int:
     if n_rows == 0:
         raise SourceError(f"{run.params.source}: the source has no rows")
     leaf = ledger.job_opened_leaf(
-        job.job_id, now_ms(), run.policy, final_key=job.final_key, in_flight_key=job.inflight_key
+        time.time(), job.job_id, run.policy, final_key=job.final_key, in_flight_key=job.inflight_key
     )
     with run.store.step() as step:
         step.append_leaf(job.job_id, leaf)
