@@ -136,7 +136,7 @@ def bare_main() -> Iterator[None]:
 
 def start_method() -> str:
     """Return the way in which processes are started here: from the warm fork server where there is one."""
-    if "forkserver" not in multiprocessing.get_allstart_methods():
+    if "forkserver" not in multiprocessing.get_all_start_methods():
         return "spawn"
     multiprocessing.set_forkserver_preload(list(_PRELOAD))
     return "forkserver"

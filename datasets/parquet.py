@@ -119,7 +119,8 @@ def read(ref: ChunkRef, schema: pa.Schema, source: ByteSource, positions: npt.ND
     offsets = np.arange(skip, skip + ref.n_rows) if positions is None else positions - ref.first_row + skip
     wanted = np.unique(np.searchsorted(ends, offsets, side="right"))
     sparse = pa.PythonFile(_SparseFile(source, ref.origin_nbytes), mode="r")
-    file = pq.ParquetFile(sparse, metadata=md, page_checksum_verification=False)
+    # pre_buffer would join reads across small holes between columns, which were never fetched
+    file = pq.ParquetFile(sparse, metadata=md, page_checksum_verification=False, pre_buffer=False)
     names = [name for name in schema.names if md.schema.to_arrow_schema().get_field_index(name) >= 0]
     table = file.read_row_groups([groups[k] for k in wanted], columns=names, use_threads=False)
     return conform(_pick(table, ends, wanted, offsets, whole=positions is None), schema, where)
