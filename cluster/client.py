@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import queue
+import re
 import threading
 import time
 from collections.abc import Collection
@@ -29,6 +30,7 @@ from muster.errors import PoolError
 
 Status = Literal["finished", "error", "cancelled", "lost"]
 MAX_ERROR_CHARS = 2500
+_BLAMED = re.compile(r"vol://([^.: ]+)\.[a-z0-9]+: ")  # what ``edge.schema`` puts before a volunteer's own words
 _NOISY = ("distributed.client", "distributed.core", "distributed.comm", "distributed.batched", "distributed.utils")
 
 
@@ -38,11 +40,15 @@ class NobodyEligibleError(PoolError):
 
 @dataclass(frozen=True, slots=True)
 class KeyState:
-    """A key that ended: ``status`` is Dask's word for how, ``error_text`` what the volunteer or the edge said."""
+    """A key that ended: ``status`` is Dask's word for how, ``error_text`` what the volunteer or the edge said.
+
+    ``volunteer`` is the name of the volunteer whose error it is, empty if it is nobody's.
+    """
 
     key: str
     status: Status
     error_text: str = ""
+    volunteer: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +134,10 @@ class PoolClient:
         with self._lock:
             known = self._futures.get(future.key) is future
         if known:
-            self.states.put(KeyState(str(future.key), status, _printable(str(error)) if error is not None else ""))
+            text = _printable(str(error)) if error is not None else ""
+            blamed = _BLAMED.match(text)
+            volunteer = blamed[1] if blamed else ""
+            self.states.put(KeyState(str(future.key), status, text[blamed.end() :] if blamed else text, volunteer))
 
     def release(self, key: str) -> None:
         """Drop a key: Dask forgets it, or takes it back if it has not ended; unknown keys are ignored."""

@@ -27,6 +27,9 @@ _KNOWN = _REQUIRED | {"ticket"}
 class UnitError(Exception):
     """A unit can't be executed here; ``str`` says why in one bounded line (it travels back as the task's error)."""
 
+    def __repr__(self) -> str:
+        return str(self)  # Dask reports a failed task by the repr of its exception
+
 
 @dataclass(frozen=True, slots=True)
 class UnitMessage:

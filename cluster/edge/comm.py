@@ -50,13 +50,14 @@ class VolComm(TLS):  # type: ignore[misc]
 
     async def read_plain(self, max_nbytes: int) -> object:
         """One message; raises CommClosedError when the peer is gone or sent more than ``max_nbytes`` or nonsense."""
-        if self.stream is None:
+        stream = self.stream
+        if stream is None:
             raise CommClosedError(f"connection to {self.who} is closed")
         try:
-            (nbytes,) = HEADER.unpack(await self.stream.read_bytes(HEADER.size))
+            (nbytes,) = HEADER.unpack(await stream.read_bytes(HEADER.size))
             if nbytes > max_nbytes:
                 self.violate(f"announced {nbytes} bytes, at most {max_nbytes} are read")
-            return decode(await self.stream.read_bytes(nbytes))
+            return decode(await stream.read_bytes(nbytes))
         except (StreamClosedError, OSError) as error:
             self._lost(error)
         except Violation as error:

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from distributed.comm.core import CommClosedError, Connector
+from distributed.comm.core import Connector
 from distributed.comm.tcp import TLSListener
 from tornado.iostream import StreamClosedError
 from tornado.netutil import bind_sockets
@@ -92,6 +92,11 @@ class SchedulerSideComm(VolComm):
         self.volunteer = ""
         self.nonce = ""
         self.address = ""
+        stream.set_close_callback(self._ended)
+
+    def _ended(self) -> None:
+        self._closed = True
+        self._side.door.leave(self)
 
     async def greet(self) -> bool:
         """Check certificate and hello and answer; False when the volunteer was refused (and told why)."""
@@ -220,19 +225,12 @@ class VolListener(TLSListener):  # type: ignore[misc]
             self._pending.discard(stream)
         if comm is None:
             return
-        try:
-            await self.comm_handler(comm)
-        finally:
-            door.leave(comm)
+        await self.comm_handler(comm)  # only begins to handle it: the door is left when the stream closes
 
     async def _greet(self, stream: Any, peer: str) -> SchedulerSideComm | None:
         await stream.wait_for_handshake()
         comm = SchedulerSideComm(self._side, stream, self.listen_address, peer)
-        try:
-            return comm if await comm.greet() else None
-        except CommClosedError:
-            self._side.door.leave(comm)
-            raise
+        return comm if await comm.greet() else None
 
     def abort_handshaking_comms(self) -> None:
         """Close connections that have not finished their hello."""

@@ -13,7 +13,9 @@ import threading
 import time
 from pathlib import Path
 
+from muster.cluster.coordinator import scheduler  # before the audit: packages unpickle constants of their own
 from muster.cluster.unit import UnitError, UnitMessage
+from muster.cluster.volunteer import agent
 
 
 class Recorder:
@@ -45,18 +47,14 @@ def main(role: str, options: dict[str, object]) -> None:
     def ready(facts: dict[str, object]) -> None:
         print(json.dumps(facts), flush=True)
 
+    logging.basicConfig(level=logging.WARNING)
     audit = options.pop("pickle_log", None)
     if audit:
-        log = open(str(audit), "a", buffering=1)  # noqa: SIM115 - for the life of the process
+        log = Path(str(audit)).open("a", buffering=1)  # noqa: SIM115 - for the life of the process
         sys.addaudithook(lambda event, args: log.write(f"{args}\n") if event == "pickle.find_class" else None)
-    logging.basicConfig(level=logging.WARNING)
     if role == "scheduler":
-        from muster.cluster.coordinator import scheduler
-
         scheduler.run(scheduler.SchedulerConfig(**options), ready)
     else:
-        from muster.cluster.volunteer import agent
-
         agent.run(agent.VolunteerConfig(**options), ready, executor_class=Recorder)
 
 
