@@ -35,7 +35,7 @@ _DETAIL: Mapping[str, Mapping[str, type]] = {
     "parquet": {"footer": int, "row_groups": list, "skip": int},
     "arrow": {"parts": list, "rows": list, "skip": int},
     "jsonl": {"json": list},
-    "text": {"parts": list, "rows": list, "skip": int, "content": int},
+    "text": {"parts": list, "rows": list, "skip": int, "content": int, "content_nbytes": int},
     "staged": {"parts": list, "rows": list, "skip": int, "lines": int, "json": list},
 }
 

@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from muster.datasets import formats
 from muster.datasets.chunks import Format
+from muster.datasets.file_lists import is_text, list_folder
 from muster.datasets.origins import FileBytes, Found, Origin, Progress
 from muster.datasets.schemas import merge, normalise
 from muster.datasets.sources import Source, SourceFile
@@ -26,7 +27,7 @@ def gather(url: str, exchange_dir: Path, origin: Origin, on_progress: Progress |
     """Return the opened source; see ``open_source``."""
     fmt, found = _choose(url, origin)
     if fmt == "text":
-        from muster.datasets.text_files import SCHEMA, list_folder
+        from muster.datasets.text_files import SCHEMA
 
         file = list_folder(url, origin, exchange_dir, on_progress)
         return Source(url, "text", SCHEMA, [file], {}, exchange_dir, origin)
@@ -84,14 +85,6 @@ def _nothing(url: str, n_seen: int, later: Counter[str]) -> SourceError:
     if n_seen:
         return SourceError(f"{url}: found {n_seen} files, none of a format that can be read", hint=hint)
     return SourceError(f"{url}: expected data, found an empty folder or a glob without a match", hint=hint)
-
-
-def is_text(name: str) -> bool:
-    """Say whether a file belongs into a folder of text files."""
-    from muster.datasets.text_files import NAMES, SUFFIXES
-
-    base = name.rpartition("/")[2]
-    return base in NAMES or base.lower().endswith(SUFFIXES)
 
 
 def _stage_compressed(files: list[SourceFile], exchange_dir: Path, origin: Origin) -> tuple[str, list[SourceFile]]:

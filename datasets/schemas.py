@@ -7,6 +7,8 @@ turns text that is not UTF-8 into a reject of that row.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.types as pt
@@ -123,13 +125,13 @@ def check_columns(source: str, schema: pa.Schema, wanted: pa.Schema) -> pa.Schem
     )
 
 
-def conform(table: pa.Table, schema: pa.Schema, context: str) -> ChunkRows:
-    """Bring decoded columns to the frozen types; rows whose text is not UTF-8 become rejects.
+def conform(table: pa.Table, schema: pa.Schema, context: str, known: Mapping[int, str] | None = None) -> ChunkRows:
+    """Bring decoded columns to the frozen types; rows whose text is not UTF-8 become rejects, as the ``known`` ones.
 
     ``context`` names file and rows for the ``SourceError`` of a missing column, a lossy cast or broken buffers.
     """
     columns = []
-    reasons: dict[int, str] = {}
+    reasons: dict[int, str] = dict(known or {})
     for field in schema:
         index = table.schema.get_field_index(field.name)
         if index < 0:

@@ -14,7 +14,7 @@ import base64
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import orjson
 import pyarrow as pa
@@ -28,6 +28,9 @@ from muster.datasets.origins import FileBytes, LocalOrigin, Origin, Progress, op
 from muster.datasets.reading import ByteSource
 from muster.datasets.schemas import check_columns
 from muster.errors import SourceChangedError, SourceError
+
+if TYPE_CHECKING:
+    from muster.datasets.file_lists import FileList
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,12 +121,17 @@ class Source:
     def byte_source(self, file_index: int) -> ByteSource:
         """Return the bytes that the references of a file point into."""
         file = self.files[file_index]
-        blob = blob_path(self.exchange_dir, file.blob)
         if self.format == "text":
-            from muster.datasets.text_files import FolderBytes
+            from muster.datasets.file_lists import FolderBytes
 
-            return FolderBytes(self.origin, file, blob)
+            return FolderBytes(self.origin, self._file_list(file))
+        blob = blob_path(self.exchange_dir, file.blob)
         return FileBytes(LocalOrigin(blob), str(blob)) if file.blob else FileBytes(self.origin, file.path)
+
+    def _file_list(self, file: SourceFile) -> FileList:
+        from muster.datasets.file_lists import open_list
+
+        return open_list(blob_path(self.exchange_dir, file.blob), blob_path(self.exchange_dir, file.version))
 
     def read_range(self, file_index: int, offset: int, length: int) -> bytes:
         """Return exactly these bytes of what a file's references point into."""
@@ -133,9 +141,9 @@ class Source:
         """Raise ``SourceChangedError`` naming the file if it is no longer the one that was planned (a cheap look)."""
         file = self.files[file_index]
         if self.format == "text":
-            from muster.datasets.text_files import check_folder
+            from muster.datasets.file_lists import check_folder
 
-            check_folder(self.origin, file, blob_path(self.exchange_dir, file.blob))
+            check_folder(self.origin, self._file_list(file))
             return
         nbytes, version = self.origin.look(file.path)
         if version != file.version:
