@@ -48,6 +48,7 @@ class Guest(Protocol):
 
     volunteer: str
     nonce: str
+    streams: bool
 
     def dismiss(self, reason: str) -> None:
         """Tell the peer why, then close."""
@@ -101,6 +102,10 @@ class Door:
                 log.info("%s: %s supersedes %s", guest.volunteer, guest.nonce, other.nonce)
                 self.leave(other)
                 other.dismiss(SUPERSEDED)
+
+    def has_worker(self, volunteer: str) -> bool:
+        """Whether this volunteer's process has registered its worker already."""
+        return any(guest.streams for guest in self._live.get(volunteer, ()))
 
     def leave(self, guest: Guest) -> None:
         """Forget a connection that has ended; doing it again changes nothing."""

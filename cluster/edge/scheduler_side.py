@@ -88,7 +88,7 @@ class SchedulerSideComm(VolComm):
         self._side = side
         self._limits = limits
         self._bucket = TokenBucket(limits.entries_per_s, limits.burst_entries)
-        self._streams = False
+        self.streams = False
         self.volunteer = ""
         self.nonce = ""
         self.address = ""
@@ -125,7 +125,7 @@ class SchedulerSideComm(VolComm):
         while True:
             message = await self.read_plain(self._limits.max_message_nbytes)
             try:
-                checked = self._check_batch(message) if self._streams else self._check_request(message)
+                checked = self._check_batch(message) if self.streams else self._check_request(message)
             except Violation as error:
                 self._side.door.counts["violations"] += 1
                 self.violate(str(error))
@@ -139,7 +139,10 @@ class SchedulerSideComm(VolComm):
 
     def _check_request(self, message: object) -> dict[str, Any]:
         request = schema.check_request(message, self.address, self._limits.max_threads)
-        self._streams = request["op"] == "register-worker"
+        if request["op"] == "register-worker":
+            if self._side.door.has_worker(self.volunteer):
+                raise Violation("registers twice")
+            self.streams = True
         return request
 
     def _check_batch(self, message: object) -> list[dict[str, Any]]:
@@ -172,7 +175,7 @@ class SchedulerSideComm(VolComm):
     def dismiss(self, reason: str) -> None:
         """Tell the volunteer why, as far as it listens, and cut the connection."""
         stream = self.stream
-        if stream is not None and self._streams:
+        if stream is not None and self.streams:
             with contextlib.suppress(StreamClosedError, OSError):
                 stream.write(_close_frame(reason))
         self.abort()

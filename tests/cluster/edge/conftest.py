@@ -86,6 +86,7 @@ class EdgePool:
             "vol_host": "127.0.0.1",
             "vol_port": vol_port,
             "refresh_s": 0.2,
+            "limits": {"hello_timeout_s": 1.5},
             "pickle_log": str(self.pickle_log),
         } | more
         self.scheduler = Started("scheduler", options, self.pool_dir / "scheduler.log")

@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 from muster.cluster.coordinator import scheduler  # before the audit: packages unpickle constants of their own
+from muster.cluster.edge.limits import EdgeLimits
 from muster.cluster.unit import UnitError, UnitMessage
 from muster.cluster.volunteer import agent
 
@@ -53,7 +54,8 @@ def main(role: str, options: dict[str, object]) -> None:
         log = Path(str(audit)).open("a", buffering=1)  # noqa: SIM115 - for the life of the process
         sys.addaudithook(lambda event, args: log.write(f"{args}\n") if event == "pickle.find_class" else None)
     if role == "scheduler":
-        scheduler.run(scheduler.SchedulerConfig(**options), ready)
+        limits = EdgeLimits(**options.pop("limits", {}))
+        scheduler.run(scheduler.SchedulerConfig(**options, limits=limits), ready)
     else:
         agent.run(agent.VolunteerConfig(**options), ready, executor_class=Recorder)
 
