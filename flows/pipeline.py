@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from muster.cluster.service import start_fork_server
 from muster.settings import Settings, prepare_environment
 from muster.tasks.job import PreprocessParams
 from muster.tasks.plan import Prepared, prepare
@@ -36,17 +37,19 @@ def run(
     on_progress: Listener | None = None,
     stage: Stage = call,
     volunteers: Sequence[Any] | None = None,
-    on_pool: Callable[[Any], None] | None = None,
+    pool_name: str | None = None,
+    on_open: Callable[[Any], None] | None = None,
 ) -> JobReport:
     """Run the job, or resume it, and return its report; raises MusterError.
 
-    ``volunteers`` (``EmbeddedVolunteer``s) replace the default ones of an embedded pool; ``on_pool`` is told of the
-    open pool, so that a demo or a test can meddle with its processes.
+    ``volunteers`` (``EmbeddedVolunteer``s) replace the default ones of an embedded pool and ``pool_name`` its folder's
+    name; ``on_open`` is told of the open ``Run``, so that a demo or a test can meddle with its processes.
     """
-    settings = prepare_environment()
-    reporter = Reporter(on_progress)
     started_s = time.monotonic()
-    pool_dir = _pool_dir(params, settings)
+    settings = prepare_environment()
+    start_fork_server()  # its imports overlap with planning
+    reporter = Reporter(on_progress)
+    pool_dir = _pool_dir(params, settings, pool_name or params.pool)
     prepared: Prepared = stage("plan", prepare, params, pool_dir / "exchange", reporter)
     if (done := already_published(prepared)) is not None:
         return done
@@ -55,8 +58,8 @@ def run(
 
         return run_local(prepared, pool_dir, reporter, started_s)
     with _open_run(prepared, pool_dir, reporter, volunteers) as job:
-        if on_pool is not None:
-            on_pool(job.pool)
+        if on_open is not None:
+            on_open(job)
         return _stages(job, stage, started_s)
 
 
@@ -125,9 +128,9 @@ def _open_pool(params: PreprocessParams, pool_dir: Path, volunteers: Sequence[An
     return connect(params.pool, prepare_environment().operator_bundle_path)
 
 
-def _pool_dir(params: PreprocessParams, settings: Settings) -> Path:
+def _pool_dir(params: PreprocessParams, settings: Settings, name: str) -> Path:
     if params.pool in ("embedded", "local"):
-        return settings.pool_dir(params.pool)
+        return settings.pool_dir(name)
     from muster.cluster.pool import bundle_pool_dir
 
     return bundle_pool_dir(params.pool, settings.operator_bundle_path)

@@ -24,15 +24,26 @@ from prefect.cache_policies import NO_CACHE
 
 from muster.flows.pipeline import run
 from muster.tasks.job import PreprocessParams
-from muster.tasks.progress import Progress
+from muster.tasks.progress import Listener, Progress
 from muster.tasks.report import JobReport
 
 
 @flow(name="preprocess", description=__doc__, log_prints=False, persist_result=False)
 def preprocess(params: PreprocessParams) -> JobReport:
     """Run a recipe over a dataset on a pool of volunteers, verify the results, publish them with a certificate."""
+    return run_with_artifacts(params)
+
+
+def run_with_artifacts(params: PreprocessParams, listener: Listener | None = None, **how: Any) -> JobReport:
+    """Run the pipeline inside a flow run: stages as tasks, progress as artifacts and to ``listener``."""
     artifacts = Artifacts()
-    report = run(params, on_progress=artifacts, stage=as_task)
+
+    def show(progress: Progress) -> None:
+        if listener is not None:
+            listener(progress)
+        artifacts(progress)
+
+    report = run(params, on_progress=show, stage=as_task, **how)
     artifacts.finish(report)
     return report
 

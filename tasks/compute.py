@@ -56,7 +56,7 @@ def snapshot(run: Run, dispatcher: Dispatcher) -> Progress:
     done = counts.get("accepted", 0) + counts.get("trusted", 0)
     caught = [name for name, who in dispatcher.contributors.items() if who.quarantined]
     note = f"caught: {', '.join(caught)}" if caught else ""
-    attempts = run.store.count_attempts(run.job.job_id)
+    attempts = run.store.attempts.counts(run.job.job_id)
     return Progress("compute", done, sum(counts.values()), "chunks", note, counts, attempts)
 
 

@@ -70,7 +70,7 @@ def _report(
 ) -> JobReport:
     manifest = audited.commit.manifest
     services = run.pool.services
-    attempts = run.store.count_attempts(run.job.job_id)
+    attempts = run.store.attempts.counts(run.job.job_id)
     return JobReport(
         out=run.params.out,
         job_id=run.job.job_id,

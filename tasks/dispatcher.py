@@ -123,7 +123,7 @@ class Dispatcher:
     # -- what happened ---------------------------------------------------------------------------------------------
 
     def _drain_events(self) -> None:
-        while rows := self.run.store.events_after(self.job_id, self._seq):
+        while rows := self.run.store.attempts.events_after(self.job_id, self._seq):
             for row in rows:
                 self._on_event(row)
                 self._seq = row.seq
@@ -173,7 +173,7 @@ class Dispatcher:
     def _on_key(self, unit_id: str, issue: int, status: str, text: str) -> None:
         """Dask says that a key ended. It proves nothing: only an attempt that ended otherwise is news."""
         self._drain_events()  # what the volunteer did before it said so is in the registry by now
-        tried = self.run.store.attempts_at(self.job_id, unit_id, issue)
+        tried = self.run.store.attempts.at(self.job_id, unit_id, issue)
         if any(state in ("uploaded", "validated", "refused", "failed") for *_, state in tried):
             return
         if status == "finished":
@@ -269,7 +269,7 @@ class Dispatcher:
 
     def _compute_at_home(self, order: ev.ComputeAtHome) -> None:
         row = self.run.store.unit(self.job_id, order.unit)
-        attempt = self.run.store.begin_home_attempt(self.job_id, order.unit, row.issue)
+        attempt = self.run.store.attempts.begin_home(self.job_id, order.unit, row.issue)
         tag = ("home", order.unit, attempt)
         self.run.referees.submit(tag, recompute.compute_unit, self.run.work, row.chunk, attempt)
 
@@ -312,7 +312,7 @@ class Dispatcher:
 
     def contributor_of(self, attempt: str) -> str:
         """Return who stands behind an attempt."""
-        return self.run.store.attempt_by(attempt)[1]
+        return self.run.store.attempts.by(attempt)[1]
 
     def _compared(self, tag: tuple[Any, ...], checks: Any, error: BaseException | None) -> None:
         _, unit, standing, late = tag
@@ -339,10 +339,10 @@ class Dispatcher:
     def _home_done(self, tag: tuple[Any, ...], outcome: Any, error: BaseException | None) -> None:
         _, unit, attempt = tag
         if error is not None:
-            self.run.store.end_home_attempt(attempt, "failed", json.dumps({"kind": "kernel", "text": _said(error)}))
+            self.run.store.attempts.end_home(attempt, "failed", json.dumps({"kind": "kernel", "text": _said(error)}))
             self.apply(ev.RefereeFailed(unit, _said(error)))
             return
-        self.run.store.end_home_attempt(attempt, "validated", json.dumps(outcome))
+        self.run.store.attempts.end_home(attempt, "validated", json.dumps(outcome))
         self.apply(ev.RefereeComputed(unit, outcome["digest"], attempt))
 
     def _source_unchanged(self, unit: str) -> bool:

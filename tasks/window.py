@@ -108,7 +108,7 @@ class Window:
 
     def overdue(self) -> list[tuple[str, int, str, str, str]]:
         """Return (unit, issue, attempt, volunteer, contributor) of attempts that newly ran over their time."""
-        late = self._run.store.overdue(self._job, time.time() - self._run.params.unit_timeout_s)
+        late = self._run.store.attempts.overdue(self._job, time.time() - self._run.params.unit_timeout_s)
         fresh = [row for row in late if row[2] not in self._reported_overdue]
         self._reported_overdue.update(row[2] for row in fresh)
         return fresh

@@ -16,14 +16,13 @@ from pathlib import Path
 from sqlalchemy import func, select, update
 from sqlalchemy.dialects.sqlite import insert as upsert
 
-from muster.cluster.coordinator.registry import begin_attempt
-from muster.cluster.coordinator.rows import HOME, AcceptedRow, EventRow, JobRow, NewUnit, RoundRow, UnitRow
+from muster.cluster.coordinator.attempt_log import AttemptLog
+from muster.cluster.coordinator.rows import AcceptedRow, JobRow, NewUnit, RoundRow, UnitRow
 from muster.cluster.coordinator.step import Step
 from muster.cluster.coordinator.tables import (
     Database,
     attempts,
     contributors,
-    events,
     jobs,
     ledger,
     rounds,
@@ -41,6 +40,7 @@ class JobStore:
 
     def __init__(self, pool_dir: str | Path) -> None:
         self.db = Database(pool_dir)
+        self.attempts = AttemptLog(self.db)
 
     # -- jobs ------------------------------------------------------------------------------------------------------
 
@@ -135,13 +135,6 @@ class JobStore:
             c.execute(update(units).where(failed).values(state="open", record="", issue=units.c.issue + 1))
             c.execute(update(jobs).where(jobs.c.job_id == job_id).values(state="open", error=None))
 
-    def count_attempts(self, job_id: str) -> dict[tuple[str, str], int]:
-        """Return the number of the job's attempts by (volunteer, state)."""
-        a = attempts.c
-        query = select(a.volunteer, a.state, func.count()).where(a.job_id == job_id).group_by(a.volunteer, a.state)
-        with self.db.read() as c:
-            return {(str(v), str(s)): int(n) for v, s, n in c.execute(query)}
-
     def unit(self, job_id: str, unit_id: str) -> UnitRow:
         """Return one unit."""
         with self.db.read() as c:
@@ -197,80 +190,6 @@ class JobStore:
         )
         with self.db.read() as c:
             return [str(u) for u in c.scalars(query)]
-
-    # -- events ----------------------------------------------------------------------------------------------------
-
-    def events_after(self, job_id: str, seq: int, limit: int = 500) -> list[EventRow]:
-        """Return the job's events after ``seq`` in order."""
-        query = (
-            select(
-                events.c.seq,
-                events.c.unit_id,
-                events.c.attempt_id,
-                events.c.kind,
-                events.c.at_s,
-                attempts.c.issue,
-                attempts.c.volunteer,
-                attempts.c.contributor,
-                attempts.c.outcome,
-            )
-            .join(attempts, attempts.c.attempt_id == events.c.attempt_id)
-            .where(events.c.job_id == job_id, events.c.seq > seq)
-            .order_by(events.c.seq)
-            .limit(limit)
-        )
-        with self.db.read() as c:
-            return [EventRow(**row._mapping) for row in c.execute(query)]
-
-    def attempts_at(self, job_id: str, unit_id: str, issue: int) -> list[tuple[str, str, str, str]]:
-        """Return (attempt id, volunteer, contributor, state) of every attempt at one issue of a unit."""
-        a = attempts.c
-        here = (a.job_id == job_id) & (a.unit_id == unit_id) & (a.issue == issue)
-        with self.db.read() as c:
-            query = select(a.attempt_id, a.volunteer, a.contributor, a.state).where(here)
-            return [(str(i), str(v), str(o), str(s)) for i, v, o, s in c.execute(query)]
-
-    def attempt_by(self, attempt_id: str) -> tuple[str, str]:
-        """Return (volunteer, contributor) of an attempt."""
-        with self.db.read() as c:
-            query = select(attempts.c.volunteer, attempts.c.contributor).where(attempts.c.attempt_id == attempt_id)
-            row = c.execute(query).one()
-        return str(row.volunteer), str(row.contributor)
-
-    def attempt_outcome(self, attempt_id: str) -> str | None:
-        """Return what intake recorded about an attempt (JSON), or None."""
-        with self.db.read() as c:
-            return c.scalar(select(attempts.c.outcome).where(attempts.c.attempt_id == attempt_id))
-
-    def overdue(self, job_id: str, started_before_s: float) -> list[tuple[str, int, str, str, str]]:
-        """Return (unit, issue, attempt, volunteer, contributor) of attempts begun long ago and still without an end."""
-        a = attempts.c
-        late = (a.job_id == job_id) & (a.state == "started") & (a.started_s < started_before_s)
-        query = select(a.unit_id, a.issue, a.attempt_id, a.volunteer, a.contributor).where(late, a.volunteer != HOME)
-        with self.db.read() as c:
-            return [(str(u), int(i), str(n), str(v), str(o)) for u, i, n, v, o in c.execute(query)]
-
-    def begin_home_attempt(self, job_id: str, unit_id: str, issue: int) -> str:
-        """Record that trusted compute takes the unit; return the attempt's id."""
-        with self.db.write() as c:
-            existing = c.scalar(
-                select(attempts.c.attempt_id).where(
-                    attempts.c.job_id == job_id,
-                    attempts.c.unit_id == unit_id,
-                    attempts.c.issue == issue,
-                    attempts.c.volunteer == HOME,
-                )
-            )
-            return str(existing or begin_attempt(c, job_id, unit_id, issue, HOME, HOME))
-
-    def end_home_attempt(self, attempt_id: str, state: str, outcome: str) -> None:
-        """Record how trusted compute ended (``validated`` or ``failed``); no event: the caller knows."""
-        with self.db.write() as c:
-            c.execute(
-                update(attempts)
-                .where(attempts.c.attempt_id == attempt_id)
-                .values(state=state, outcome=outcome, ended_s=time.time())
-            )
 
     # -- one step of trust -----------------------------------------------------------------------------------------
 
