@@ -57,9 +57,10 @@ def infer_lines(name: str, lines: list[bytes]) -> tuple[pa.Schema, dict[str, lis
     lines = [line for line in lines if line.strip(_SPACE)]
     reasons: dict[int, str] = {}
     rows = parse(lines, reasons) if lines else []
-    if reasons and len(reasons) == len(rows):
+    document = bool(lines) and (lines[0].lstrip(_SPACE).startswith(b"[") or lines[0].strip(_SPACE) == b"{")
+    if reasons and (document or len(reasons) == len(rows)):
         raise SourceError(
-            f"{name}: line 1: {reasons[0]}; none of the first {len(rows)} lines is a JSON object",
+            f"{name}: line 1: {reasons[0]}; {len(reasons)} of the first {len(rows)} lines are not JSON objects",
             hint="JSON lines have one object on each line; a single JSON document is not supported",
         )
     schema, as_json = infer(rows)

@@ -268,10 +268,19 @@ def _strong_tag(info: Mapping[str, Any]) -> str | None:
 
 
 def _remote_version(info: Mapping[str, Any]) -> str:
-    token = _strong_tag(info) or next(
-        (str(info[key]) for key in ("mtime", "LastModified", "last_modified", "created") if info.get(key)), ""
-    )
-    return f"{_size(info)}-{info.get('VersionId', '')}-{token}"
+    token = _strong_tag(info)
+    if token is None:
+        times = (info.get(key) for key in ("mtime", "LastModified", "last_modified", "created"))
+        seen: Any = next((time for time in times if time), "")
+        # Listings and single look-ups of one file system may give the same time as datetime and as seconds.
+        token = (
+            f"{float(seen.timestamp() if hasattr(seen, 'timestamp') else seen):.3f}" if _is_time(seen) else str(seen)
+        )
+    return f"{_size(info)}-{info.get('VersionId') or ''}-{token}"
+
+
+def _is_time(value: Any) -> bool:
+    return hasattr(value, "timestamp") or isinstance(value, int | float)
 
 
 def _glob_root(path: Path) -> Path:

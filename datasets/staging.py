@@ -117,9 +117,11 @@ def _decoded(name: str, raw: IO[bytes]) -> Any:
 
 def _lines(stream: Any) -> Iterator[bytes]:
     """Split a stream into lines; of an over-long one only its first bytes are kept."""
+    # read1 hands out what was decoded before damage is met, so that the error can name the row
+    read = getattr(stream, "read1", stream.read)
     rest: list[bytes] = []
     size = 0
-    while block := stream.read(_READ_NBYTES):
+    while block := read(_READ_NBYTES):
         first, *others = block.split(b"\n")
         if size <= MAX_LINE_NBYTES:
             rest.append(first)
