@@ -1,8 +1,8 @@
 """``muster demo``: the whole of Muster on the text that every machine has, with a liar and a ``kill -9`` on the way.
 
-Builds a corpus from the interpreter's own files, runs the flow ``preprocess`` on an embedded pool of which one volunteer
-lies and one is killed in mid-run, verifies what was published, and compares it with a plain run of the same recipe in
-this process. Adds nothing to the product that the flow itself does not do.
+Builds a corpus from the interpreter's own files, runs the flow ``preprocess`` on an embedded pool of which one
+volunteer lies and one is killed in mid-run, verifies what was published, and compares it with a plain run of the same
+recipe in this process. Adds nothing to the product that the flow itself does not do.
 
 Invariants: a result that is not byte-identical to the plain run is an error; everything is under the state folder.
 """

@@ -8,6 +8,7 @@ Invariant: every number is measured in this run; leverage is stated with both of
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from muster.tasks.report import JobReport
 
 @dataclass(frozen=True)
 class Duplicates:
-    """Files that share a MinHash band with another one, and examples of such groups."""
+    """How many files share a MinHash band with another one, in how many groups."""
 
     files: int
     groups: int
@@ -54,7 +55,10 @@ class DemoReport:
         return [
             ("killed", f"{self.victim} (kill -9) with {len(self.taken_over)} chunks in hand; done instead by {by}"),
             ("compared", "published columns are byte-identical to a plain run of the recipe in this process"),
-            ("leverage", f"{leverage:.1f} = {self.plain_cpu_s:.1f} CPU s at home / {trusted_s:.1f} trusted CPU s"),
+            (
+                "leverage",
+                f"at least {leverage:.1f}: {self.plain_cpu_s:.1f} CPU s of kernels at home, {trusted_s:.1f} trusted CPU s",
+            ),
             (
                 "duplicates",
                 f"{self.duplicates.files:,} files in {self.duplicates.groups:,} groups share a MinHash band",
@@ -68,11 +72,27 @@ class DemoReport:
 
 
 def find_duplicates(out: Path) -> Duplicates:
-    """Group the files by their first MinHash band and count those that are not alone."""
-    bands = pq.read_table(out, columns=["minhash_b00"])["minhash_b00"].drop_null()
-    counts = pa.Table.from_arrays([bands], ["band"]).group_by("band").aggregate([("band", "count")])
-    shared = counts.filter(pc.greater(counts["band_count"], 1))
-    return Duplicates(int(pc.sum(shared["band_count"]).as_py() or 0), shared.num_rows)
+    """Join files that share any MinHash band (with one value of it) into groups; count files and groups."""
+    table = pq.read_table(out)
+    names = [name for name in table.column_names if name.startswith("minhash_b")]
+    leader = list(range(table.num_rows))
+
+    def find(row: int) -> int:
+        while leader[row] != row:
+            leader[row] = leader[leader[row]]
+            row = leader[row]
+        return row
+
+    for name in names:
+        band = table[name].combine_chunks()
+        order = pc.array_sort_indices(band).to_numpy()
+        values = band.take(pa.array(order)).to_pylist()
+        for i in range(1, len(order)):
+            if values[i] is not None and values[i] == values[i - 1]:
+                leader[find(int(order[i]))] = find(int(order[i - 1]))
+    sizes = Counter(find(row) for row in range(table.num_rows))
+    groups = [n for n in sizes.values() if n > 1]
+    return Duplicates(sum(groups), len(groups))
 
 
 def low_quality(out: Path, corpus: Path) -> list[tuple[str, str]]:

@@ -117,7 +117,7 @@ def plan(
         on_bad_row=on_bad_row,
         storage_option=storage_option,
     )
-    from muster.tasks.plan import predict
+    from muster.tasks.predict import predict
 
     show(predict(job))
 
