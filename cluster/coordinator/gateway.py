@@ -17,7 +17,7 @@ from muster.cluster.coordinator.gateway_inputs import InputRoute
 from muster.cluster.coordinator.gateway_routes import WorkRoutes, build_app
 from muster.cluster.coordinator.gateway_state import GatewayState
 from muster.cluster.coordinator.gateway_uploads import UploadRoute
-from muster.cluster.coordinator.http_server import serve, server_context
+from muster.cluster.coordinator.http_server import HEADER_TIMEOUT_S, serve, server_context
 from muster.cluster.coordinator.pki import load_secret, pool_pki
 from muster.cluster.coordinator.registry import Registry
 from muster.cluster.coordinator.signed_urls import UrlSigner
@@ -28,11 +28,15 @@ from muster.errors import PoolError
 
 @dataclass(frozen=True, slots=True)
 class GatewayConfig:
-    """Where the pool's state is and where to listen; port 0 takes any free one."""
+    """Where the pool's state is and where to listen; port 0 takes any free one.
+
+    ``header_timeout_s``: a connection that has sent no whole request header within it is closed.
+    """
 
     pool_dir: str
     host: str
     port: int
+    header_timeout_s: float = HEADER_TIMEOUT_S
 
 
 def run(config: GatewayConfig, ready: Callable[[dict[str, object]], None]) -> None:
@@ -58,7 +62,7 @@ def run(config: GatewayConfig, ready: Callable[[dict[str, object]], None]) -> No
         raise PoolError(f"gateway: can't listen on {config.host}:{config.port}: {error.strerror}") from None
     port = sock.getsockname()[1]
     try:
-        serve(app, sock, context, lambda: ready({"port": port}))
+        serve(app, sock, context, lambda: ready({"port": port}), config.header_timeout_s)
     finally:
         state.close()
         registry.close()

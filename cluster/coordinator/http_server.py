@@ -5,7 +5,7 @@ uvicorn's httptools protocol, with the verified client certificate's identity pu
 What it does not do: routes, or any decision on what a peer may do.
 
 Invariants: a client certificate that is shown must be of the volunteer CA and for client authentication, or the
-handshake fails; TLS 1.2 at least; a connection that has no request whole within ``HEADER_TIMEOUT_S`` of its start (or
+handshake fails; TLS 1.2 at least; a connection that has no request whole within ``header_timeout_s`` of its start (or
 of the request's first byte) is closed; at most ``MAX_CONNECTIONS_PER_PEER`` connections of one certificate.
 """
 
@@ -36,6 +36,7 @@ _connections: Counter[str] = Counter()
 class PeerProtocol(HttpToolsProtocol):
     """One connection; knows its peer."""
 
+    header_timeout_s = HEADER_TIMEOUT_S
     _peer: PeerIdentity | None = None
     _deadline: asyncio.TimerHandle | None = None
 
@@ -78,7 +79,7 @@ class PeerProtocol(HttpToolsProtocol):
 
     def _await_header(self) -> None:
         self._stop_clock()
-        self._deadline = self.loop.call_later(HEADER_TIMEOUT_S, self.transport.abort)
+        self._deadline = self.loop.call_later(self.header_timeout_s, self.transport.abort)
 
     def _stop_clock(self) -> None:
         if self._deadline is not None:
@@ -124,11 +125,18 @@ def server_context(certificate: Path, key: Path, client_ca: Path) -> ssl.SSLCont
     return context
 
 
-def serve(app: Any, sock: socket.socket, context: ssl.SSLContext, on_started: Callable[[], None]) -> None:
+def serve(
+    app: Any,
+    sock: socket.socket,
+    context: ssl.SSLContext,
+    on_started: Callable[[], None],
+    header_timeout_s: float = HEADER_TIMEOUT_S,
+) -> None:
     """Serve ``app`` (ASGI) on a listening socket until SIGTERM; main thread only."""
+    protocol = type("PeerProtocol", (PeerProtocol,), {"header_timeout_s": header_timeout_s})
     config = uvicorn.Config(
         app,
-        http=PeerProtocol,
+        http=protocol,
         ws="none",
         lifespan="off",
         access_log=False,
