@@ -57,7 +57,7 @@ class DemoReport:
             ("compared", "published columns are byte-identical to a plain run of the recipe in this process"),
             (
                 "leverage",
-                f"at least {leverage:.1f}: {self.plain_cpu_s:.1f} CPU s of kernels at home, {trusted_s:.1f} trusted CPU s",
+                f"at least {leverage:.1f}: {self.plain_cpu_s:.1f} CPU s in kernels, {trusted_s:.1f} trusted",
             ),
             (
                 "duplicates",

@@ -16,7 +16,7 @@ import json
 import queue
 import time
 from collections.abc import Callable, Hashable, Sequence
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
@@ -24,14 +24,13 @@ from muster.cluster.coordinator.rows import HOME, EventRow, UnitRow
 from muster.cluster.coordinator.step import Step
 from muster.datasets.chunks import ChunkRef
 from muster.errors import BadRowError, JobError
-from muster.tasks import recompute
+from muster.tasks import happenings, recompute
 from muster.tasks.recompute import Check, Claim
 from muster.tasks.run import Run
 from muster.tasks.stored_records import dump, load_contributor, load_unit
 from muster.tasks.window import Window
 from muster.trust import events as ev
 from muster.trust import ledger
-from muster.trust.attempts import COUNTS_AGAINST_UNIT
 from muster.trust.decide import decide, resume
 from muster.trust.records import ContributorRecord, Records, UnitRecord
 from muster.trust.sampling import in_flight_seed
@@ -129,68 +128,25 @@ class Dispatcher:
                 self._seq = row.seq
 
     def _on_event(self, row: EventRow) -> None:
-        outcome = {} if row.outcome is None else json.loads(row.outcome)
-        who = {"unit": row.unit_id, "attempt": row.attempt_id, "contributor": row.contributor}
-        event: ev.Event
-        if row.volunteer == HOME or row.kind == "uploaded":
-            self._mark_seen(row.seq)
+        event = happenings.of_row(self.run, row)
+        if event is None:
+            with self.run.store.step() as step:
+                step.mark_seen(self.job_id, row.seq)
             return
-        if row.kind == "started":
-            event = ev.AttemptStarted(**who, issue=row.issue, volunteer=row.volunteer)
-        elif row.kind == "validated":
-            event = self._validated(row, who, outcome)
-        elif row.kind == "refused":
-            unchanged = self._source_unchanged(row.unit_id)
-            said = {"kind": str(outcome["kind"]), "text": str(outcome["text"])}
-            event = ev.ResultRefused(
-                **who, **said, issue=row.issue, volunteer=row.volunteer, source_unchanged=unchanged
-            )
-        else:
-            event = self._failed(row.unit_id, row.issue, row.attempt_id, row.volunteer, row.contributor, outcome)
         self.apply(event, seq=row.seq)
-        if row.kind == "validated" and outcome.get("rejected") and self.run.params.on_bad_row == "fail":
+        if happenings.rejected_rows(row) and self.run.params.on_bad_row == "fail":
             self._check_reject(row)
 
-    def _validated(self, row: EventRow, who: dict[str, str], outcome: dict[str, Any]) -> ev.Event:
-        digest = str(outcome["digest"])
-        return ev.ResultValidated(
-            **who,
-            issue=row.issue,
-            volunteer=row.volunteer,
-            digest=digest,
-            n_rows=int(outcome["kept"]) + int(outcome["rejected"]),
-            seed=in_flight_seed(self.run.job.inflight_key, digest),
-        )
-
-    def _failed(
-        self, unit: str, issue: int, attempt: str, volunteer: str, contributor: str, outcome: dict[str, Any]
-    ) -> ev.Event:
-        kind = str(outcome.get("kind"))
-        known = cast("ev.FailureKind", kind if kind in COUNTS_AGAINST_UNIT else "transfer")
-        text = str(outcome.get("text", ""))
-        return ev.AttemptFailed(unit, issue, attempt, volunteer, contributor, known, text)
-
-    def _on_key(self, unit_id: str, issue: int, status: str, text: str) -> None:
-        """Dask says that a key ended. It proves nothing: only an attempt that ended otherwise is news."""
+    def _on_key(self, unit: str, issue: int, status: str, text: str) -> None:
         self._drain_events()  # what the volunteer did before it said so is in the registry by now
-        tried = self.run.store.attempts.at(self.job_id, unit_id, issue)
-        if any(state in ("uploaded", "validated", "refused", "failed") for *_, state in tried):
-            return
-        if status == "finished":
-            kind, text = "no-upload", "reported finished without an upload"
-        else:
-            kind = "settled" if "settled" in text else "transfer"
-        if not tried:
-            tried = [(f"{unit_id}.{issue}", "unknown", "unknown", "none")]
-        for attempt, volunteer, contributor, _ in tried:
-            outcome = {"kind": kind, "text": text}
-            self.apply(self._failed(unit_id, issue, attempt, volunteer, contributor, outcome))
+        for event in happenings.of_key(self.run, unit, issue, status, text):
+            self.apply(event)
 
     def _on_tick(self) -> None:
         self.run.pool.check()
-        for unit, issue, attempt, volunteer, contributor in self.window.overdue():
-            text = f"no result within {self.run.params.unit_timeout_s:g} s"
-            self.apply(self._failed(unit, issue, attempt, volunteer, contributor, {"kind": "lost", "text": text}))
+        text = f"no result within {self.run.params.unit_timeout_s:g} s"
+        for late in self.window.overdue():
+            self.apply(happenings.failed(*late, "lost", text))
         for unit in self.window.units_nobody_takes():
             self.apply(ev.HomeRequested(unit, "no volunteer is there"))
 
@@ -227,10 +183,6 @@ class Dispatcher:
                 step.append_leaf(self.job_id, ledger.verdict_leaf(time.time(), self.job_id, instruction))
             elif isinstance(instruction, ev.DiscardContributor):
                 step.quarantine(instruction.contributor, instruction.reason)
-
-    def _mark_seen(self, seq: int) -> None:
-        with self.run.store.step() as step:
-            step.mark_seen(self.job_id, seq)
 
     def _unit(self, row: UnitRow) -> UnitRecord:
         place = self.run.place(row.chunk)
@@ -299,25 +251,15 @@ class Dispatcher:
             self._report(unit, attempt, round_number, check)
 
     def _report(self, unit: str, attempt: str, round_number: int | None, check: Check) -> None:
-        contributor = self.contributor_of(attempt)
-        difference, bad = check.difference, None
-        if difference is not None:
-            expected = f"{difference.column} = {difference.expected}"
-            bad = ev.BadRow(difference.position, expected, difference.found)
-        checked, unchanged = check.n_rows, check.source_unchanged
-        event = ev.AuditReported(unit, attempt, contributor, round_number, checked, bad, unchanged)
+        event = happenings.of_check(self.run, unit, attempt, round_number, check)
         self.apply(event)
         if self.on_report is not None:
             self.on_report(event)
 
-    def contributor_of(self, attempt: str) -> str:
-        """Return who stands behind an attempt."""
-        return self.run.store.attempts.by(attempt)[1]
-
     def _compared(self, tag: tuple[Any, ...], checks: Any, error: BaseException | None) -> None:
         _, unit, standing, late = tag
         for attempt, check in zip((standing, late), checks or (None, None), strict=True):
-            if attempt == standing and self.contributor_of(attempt) == HOME:
+            if attempt == standing and self.run.store.attempts.by(attempt)[1] == HOME:
                 continue
             self._checked(("check", unit, attempt, None), check, error)
 
@@ -344,10 +286,6 @@ class Dispatcher:
             return
         self.run.store.attempts.end_home(attempt, "validated", json.dumps(outcome))
         self.apply(ev.RefereeComputed(unit, outcome["digest"], attempt))
-
-    def _source_unchanged(self, unit: str) -> bool:
-        ref = ChunkRef.from_json(self.run.store.unit(self.job_id, unit).chunk)
-        return recompute.source_unchanged(self.run.work, ref)
 
     @property
     def contributors(self) -> dict[str, ContributorRecord]:

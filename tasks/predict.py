@@ -1,7 +1,7 @@
 """``muster plan``: what a job would be and cost, before anything runs, and whether it is cheaper at home.
 
-Plans the chunks for real and multiplies their bytes and rows by the kernels' cost models and by the constants below.
-Starts nothing; computes no row.
+Plans the chunks for real, reads one of them to learn how far it inflates, and multiplies bytes and rows by the
+kernels' cost models and by the constants below. Starts nothing.
 
 Invariants: every constant is a measurement of the reference core (an AMD EPYC of 2025, one core) with its source named;
 a prediction is said to be one.
@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from muster.datasets.chunks import ChunkRef
+from muster.datasets.reading import read_chunk
 from muster.settings import settings
 from muster.tasks.job import PreprocessParams
 from muster.tasks.plan import Prepared, prepare
@@ -84,11 +86,19 @@ def predict(params: PreprocessParams) -> PlanReport:
     """Plan the job and predict what it costs; raises SourceError, KernelError or ConfigError."""
     name = params.pool if params.pool in ("embedded", "local") else "embedded"
     prepared = prepare(params, Path(settings().pool_dir(name)) / "exchange", Reporter())
-    chunks = rows = download = decoded = 0
+    chunks = rows = download = 0
+    inflation = 1.0
     for ref, _ in prepared.chunks():
+        if chunks == 0:
+            inflation = _inflation(prepared, ref)
         chunks, rows, download = chunks + 1, rows + ref.n_rows, download + ref.input_nbytes
-        decoded += int(ref.detail.get("decoded_nbytes", ref.input_nbytes))  # type: ignore[arg-type]
-    return _report(prepared, chunks, rows, download, decoded)
+    return _report(prepared, chunks, rows, download, int(download * inflation))
+
+
+def _inflation(prepared: Prepared, ref: ChunkRef) -> float:
+    """Return decoded bytes per byte read, from one chunk."""
+    read = read_chunk(ref, prepared.schema, prepared.source.byte_source(ref.file))
+    return max(0.1, float(read.table.nbytes) / max(1, ref.input_nbytes))
 
 
 def _report(prepared: Prepared, chunks: int, rows: int, download: int, decoded: int) -> PlanReport:
