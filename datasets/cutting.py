@@ -60,6 +60,8 @@ def _by_nbytes(rows: Sequence[int], nbytes: Sequence[int], target: int) -> Itera
     """Yield the row at which each chunk ends: whole pieces up to the target, even slices of a bigger one."""
     done = held = pieces = 0
     for n_rows, size in zip(rows, nbytes, strict=True):
+        if n_rows == 0:
+            continue
         if pieces and (held + size > target or pieces == MAX_PIECES):
             yield done
             held = pieces = 0

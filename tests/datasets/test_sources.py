@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
 from muster.datasets.chunks import ChunkRef, chunk_fingerprint
 from muster.datasets.reading import RangeBuffer, read_chunk
 from muster.datasets.sources import Source, open_source
@@ -316,7 +317,7 @@ def test_missing_path_and_columns(tmp_path):
     with pytest.raises(SourceError, match=r"a.parquet: column body: expected string, found no such column") as caught:
         source.input_schema(pa.schema([("body", pa.string())]))
     assert "text (string), n (int64)" in (caught.value.hint or "")
-    with pytest.raises(SourceError, match="a.parquet: column n: expected string, found int64"):
+    with pytest.raises(SourceError, match=r"a.parquet: column n: expected string, found int64"):
         source.input_schema(pa.schema([("n", pa.string())]))
     assert source.input_schema(pa.schema([("text", pa.large_string())])) == pa.schema([("text", pa.string())])
 
