@@ -78,6 +78,7 @@ def test_without_a_command_the_help_is_shown(tmp_path) -> None:
         (["plan", "a", "b", "-r", "k@1", "--volunteers", "0"], "--volunteers"),
         (["invite", "--contributor", "Ada", "--bundle", "no/such/folder/ada.json"], "no/such/folder"),
         (["coordinator", "--pool-name", "../up"], "../up"),
+        (["volunteer", "run", "--bundle", "nowhere.json"], "nowhere.json"),
         (["frobnicate"], "frobnicate"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else value,

@@ -28,7 +28,13 @@ def _group() -> None:
 @app.command("run", epilog=EXAMPLES)
 def run(
     bundle: Annotated[
-        Path, typer.Option(metavar="FILE", help="The invitation: credentials made by [bold]muster invite[/bold].")
+        Path,
+        typer.Option(
+            metavar="FILE",
+            exists=True,
+            dir_okay=False,
+            help="The invitation: credentials made by [bold]muster invite[/bold].",
+        ),
     ],
     cores: Annotated[int | None, typer.Option(min=1, max=1024, help="Cores to lend.", show_default="all")] = None,
     scratch: Annotated[
@@ -42,6 +48,7 @@ def run(
     from muster.settings import prepare_environment
 
     current = prepare_environment()
+    current.logs_dir.mkdir(parents=True, exist_ok=True)
     from muster.cluster.volunteer.agent import VolunteerConfig
     from muster.cluster.volunteer.agent import run as run_agent
 
