@@ -28,6 +28,14 @@ from muster.cluster.coordinator.intake_request import (
 )
 
 START_TIMEOUT_S = 60.0
+# One thread, so that every wall holds for the whole process; malloc, so that its memory limit means something.
+_ENVIRONMENT = {
+    "LANG": "C.UTF-8",
+    "ARROW_DEFAULT_MEMORY_POOL": "system",
+    "JE_ARROW_MALLOC_CONF": "background_thread:false",
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+}
 _MODULE = "muster.cluster.coordinator.intake_child"
 
 
@@ -40,12 +48,11 @@ class IntakeProcess:
 
     def __init__(self) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        environment = {"LANG": "C.UTF-8", "ARROW_DEFAULT_MEMORY_POOL": "system", "OMP_NUM_THREADS": "1"}
         self._socket = ours
         with theirs:
             self._process = subprocess.Popen(  # noqa: S603 - our own module, a number as its argument
                 [sys.executable, "-I", "-m", _MODULE, str(theirs.fileno())],
-                env=environment,
+                env=_ENVIRONMENT,
                 cwd="/",
                 pass_fds=(theirs.fileno(),),
                 stdin=subprocess.DEVNULL,

@@ -5,8 +5,8 @@ privileges; a network namespace of its own, so no network; Landlock (Linux 5.13)
 any more; death with its supervisor. Numbers: linux/prctl.h, linux/sched.h, linux/landlock.h, the syscall table.
 What it does not do: filter system calls (a library for seccomp would come here).
 
-Invariants: nothing raises when a wall isn't offered; ``confine`` returns the names of those that stand, for the log;
-call it after every import, because nothing can be opened afterwards.
+Invariants: nothing raises when a wall is not offered; what is returned names those that hold for the whole process; call
+``leave_network`` before and ``confine`` after every import, because nothing can be opened afterwards.
 """
 
 from __future__ import annotations
@@ -31,23 +31,34 @@ _MEMORY_FLOOR_NBYTES = 768 << 20
 _MEMORY_FACTOR = 8  # inflated columns, their filtered copy, the Parquet file, allocator slack: measured below 5
 
 
+def leave_network() -> list[str]:
+    """Enter a network namespace without interfaces; needs a process of one thread, so call it before heavy imports."""
+    if sys.platform != "linux":
+        return []
+    libc = ctypes.CDLL(None, use_errno=True)
+    left = libc.unshare(_CLONE_NEWUSER | _CLONE_NEWNET) == 0 or libc.unshare(_CLONE_NEWNET) == 0
+    return ["no network"] if left else []
+
+
 def confine() -> list[str]:
     """Put up what lasts for the life of the process; returns the names of the walls that stand."""
-    walls = []
+    walls = _linux_walls() if sys.platform == "linux" else []
     for name, limit in (("RLIMIT_CORE", 0), ("RLIMIT_NOFILE", _MAX_OPEN_FILES), ("RLIMIT_NPROC", 0)):
         if _limit(name, limit, hard=True):
             walls.append(name)
-    if sys.platform != "linux":
-        return walls
+    return walls
+
+
+def _linux_walls() -> list[str]:
+    walls = []
+    alone = len(os.listdir("/proc/self/task")) == 1  # noqa: PTH208 - the last walls hold for this thread only
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) == 0:
         walls.append("dies with its supervisor")
-    if libc.unshare(_CLONE_NEWUSER | _CLONE_NEWNET) == 0 or libc.unshare(_CLONE_NEWNET) == 0:
-        walls.append("no network")
-    if libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0:
+    if libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 and alone:
         walls.append("no new privileges")
-        if _forbid_paths(libc):
-            walls.append("no paths")
+    if _forbid_paths(libc) and alone:
+        walls.append("no paths")
     return walls
 
 

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from muster.cluster.coordinator.intake_process import _ENVIRONMENT
 from muster.datasets.digest import table_digest
 
 
@@ -171,7 +172,8 @@ def test_the_child_has_no_environment_network_or_foreign_descriptor(pool):
     attempt, _ = upload(pool, pool.honest_bytes)
     pool.outcome(attempt)
     child = pool.intake_children()[0]
-    assert set(child.environ()) <= {"LANG", "ARROW_DEFAULT_MEMORY_POOL", "OMP_NUM_THREADS"}
+    assert set(child.environ()) == set(_ENVIRONMENT)
+    assert child.num_threads() == 1
     assert not child.net_connections("inet")
     targets = {str(fd.readlink()) for fd in Path(f"/proc/{child.pid}/fd").iterdir()}
     assert not [target for target in targets if "registry" in target or "secrets" in target or "pki" in target]
