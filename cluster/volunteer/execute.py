@@ -56,7 +56,7 @@ class Executor:
         self.spool = Spool(scratch / "finished")
         self._cores = threading.BoundedSemaphore(n_compute)
         self._recipes: OrderedDict[str, Recipe] = OrderedDict()
-        self._busy: dict[str, threading.Lock] = {}
+        self._busy: dict[str, _Turn] = {}
         self._lock = threading.Lock()
         pa.set_cpu_count(n_compute)
 
@@ -187,13 +187,24 @@ class Executor:
     def _alone(self, unit: str) -> Iterator[None]:
         """Let one thread at a time work on a unit: after a reconnection Dask may send it again while it is computed."""
         with self._lock:
-            lock = self._busy.setdefault(unit, threading.Lock())
-        with lock:
-            try:
+            turn = self._busy.setdefault(unit, _Turn())
+            turn.n_threads += 1
+        try:
+            with turn.lock:
                 yield
-            finally:
-                with self._lock:
-                    self._busy.pop(unit, None)
+        finally:
+            with self._lock:
+                turn.n_threads -= 1
+                if turn.n_threads == 0:
+                    del self._busy[unit]
+
+
+class _Turn:
+    """The lock of one unit and how many threads hold it or wait for it."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.n_threads = 0
 
 
 def _warm(recipe: Recipe) -> None:
