@@ -19,6 +19,7 @@ from numba.extending import intrinsic
 from muster.kernels.compiled import inlined
 
 U64 = np.uint64
+I64: Any = np.int64  # typed as Any: to Numba a conversion, to the type checker an int
 LOW_BITS = np.uint64(0x0101010101010101)
 HIGH_BITS = np.uint64(0x8080808080808080)
 _MIX_1 = np.uint64(0xBF58476D1CE4E5B9)

@@ -1,8 +1,8 @@
 """``text.quality@1`` compiled with Numba: every stage on one row while its bytes are in cache.
 
 Stages: classes and words (``scan``), lines and paragraphs (``lines``), n-grams (``ngrams``), rules (``rules``). In
-``decide`` mode a row stops at its first failing rule. Scratch is sized by the longest row of the call and reused.
-Limit: hash tables of words and 2-grams, then the word scan.
+``decide`` mode a row stops at its first failing rule. Scratch is sized by the longest row of the call and reused;
+pages that no row needs are never touched. Limit: hash tables of words and n-grams, then the word scan.
 
 Invariants: counters and reason equal ``reference.py``'s; reads only inside a row's bytes and padded scratch.
 """
@@ -10,6 +10,7 @@ Invariants: counters and reason equal ``reference.py``'s; reads only inside a ro
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -17,14 +18,64 @@ import numpy.typing as npt
 from muster.kernels.compiled import entry, helper
 from muster.kernels.text_quality import counters as at
 from muster.kernels.text_quality.lines import count_lines, count_paragraphs, count_pieces
-from muster.kernels.text_quality.ngrams import count_repeated_grams, count_top_grams, mark_prefixes, number_words
+from muster.kernels.text_quality.ngrams import count_repeated_grams, count_top_grams, list_places, number_words
 from muster.kernels.text_quality.rules import cheap_rule, piece_rule, repeated_gram_rule, repetition_rule, top_gram_rule
 from muster.kernels.text_quality.scan import PADDING, classify, count_stop_words, scan_words
+from muster.kernels.text_quality.tables import sketch_slots, sum_words, table_slots
 
 Bytes = npt.NDArray[np.uint8]
 Words = npt.NDArray[np.uint64]
 Ints = npt.NDArray[np.int32]
 Counts = npt.NDArray[np.int64]
+
+_BLOCK = 64  # rows whose counters are gathered before they are written column by column
+
+
+class Scratch(NamedTuple):
+    """Buffers for one row: of a byte each (raw … lengths), of a word each (marks … often), hash tables, counters."""
+
+    raw: Bytes
+    classes: Bytes
+    text: Bytes
+    newlines: Ints
+    starts: Ints
+    lengths: Ints
+    marks: Bytes
+    hashes: Words
+    sums: Words
+    word_starts: Ints
+    word_ends: Ints
+    numbers: Ints
+    grams: Ints
+    often: Ints
+    table: Words
+    sketch: Bytes
+    c: Counts
+
+
+@helper
+def _scratch(longest: int) -> Scratch:
+    """Return buffers for rows of up to ``longest`` bytes."""
+    size, n_words = longest + PADDING, longest // 2 + 2
+    return Scratch(
+        np.empty(size, np.uint8),
+        np.empty(size, np.uint8),
+        np.empty(size, np.uint8),
+        np.empty(size, np.int32),
+        np.empty(size, np.int32),
+        np.empty(size, np.int32),
+        np.empty(n_words, np.uint8),
+        np.empty(n_words, np.uint64),
+        np.empty(n_words, np.uint64),
+        np.empty(n_words, np.int32),
+        np.empty(n_words, np.int32),
+        np.empty(n_words, np.int32),
+        np.empty(n_words, np.int32),
+        np.empty(n_words, np.int32),
+        np.empty(table_slots(longest + 1), np.uint64),
+        np.empty(sketch_slots(n_words), np.uint8),
+        np.zeros(at.N_COUNTERS, np.int64),
+    )
 
 
 @helper
@@ -37,50 +88,66 @@ def _longest(offsets: Counts, valid: Bytes) -> int:
 
 
 @helper
-def _lines_stage(
-    n: int, raw: Bytes, classes: Bytes, ints: tuple[Ints, ...], table: Words, c: Counts, code: int, decide: bool
-) -> tuple[Words, int]:
-    """Count pieces and paragraphs and try their rules; ``ints`` are newlines, starts and lengths."""
-    table = count_pieces(n, raw, classes, ints[0], ints[1], ints[2], table, c)
+def _line_stages(n: int, s: Scratch, code: int, decide: bool) -> int:
+    """Count pieces and paragraphs and try their rules; return the first failing rule's code."""
+    count_pieces(n, s.raw, s.classes, s.newlines, s.starts, s.lengths, s.table, s.c)
     if code == 0:
-        code = piece_rule(c)
+        code = piece_rule(s.c)
     if code != 0 and decide:
-        return table, code
-    table = count_paragraphs(n, raw, classes, ints[0], ints[1], ints[2], table, c)
-    if code == 0:
-        code = repetition_rule(c)
-    return table, code
+        return code
+    count_paragraphs(n, s.raw, s.classes, s.newlines, s.starts, s.lengths, s.table, s.c)
+    return repetition_rule(s.c) if code == 0 else code
 
 
 @helper
-def _ngram_stage(
-    n_words: int,
-    text: Bytes,
-    marks: Bytes,
-    hashes: Words,
-    ints: tuple[Ints, ...],
-    table: Words,
-    c: Counts,
-    code: int,
-    decide: bool,
-) -> tuple[Words, int]:
-    """Count n-grams and try their rules; ``ints`` are starts, ends and four vectors of scratch, one int32 a word."""
-    starts, ends, numbers, grams, often, often_next = ints
-    table = number_words(n_words, text, starts, hashes, numbers, often, table)
-    grams[:n_words] = numbers[:n_words]
-    table = count_top_grams(n_words, ends, numbers, grams, often, often_next, table, c)
+def _ngram_stages(n_words: int, s: Scratch, code: int, decide: bool) -> int:
+    """Count n-grams and try their rules; return the first failing rule's code."""
+    number_words(n_words, s.text, s.word_starts, s.hashes, s.numbers, s.often, s.table)
+    count_top_grams(n_words, s.word_ends, s.numbers, s.grams, s.often, s.marks, s.table, s.c)
     if code == 0:
-        code = top_gram_rule(c)
+        code = top_gram_rule(s.c)
     if (code != 0 and decide) or n_words < 5:
-        return table, code
-    table = mark_prefixes(n_words, text, starts, marks, table)
+        return code
+    n_places = list_places(n_words, s.text, s.word_starts, s.sketch, s.hashes, s.numbers)
+    sum_words(n_words, s.text, s.word_starts, s.sums)
+    ints = (s.word_starts, s.word_ends, s.numbers, s.grams)
     for n in range(5, min(n_words, 10) + 1):
-        table = count_repeated_grams(n_words, n, text, starts, ends, marks, table, c)
+        count_repeated_grams(n_words, n, s.text, ints, n_places, (s.sums, s.hashes), s.sketch, s.table, s.c)
         if code == 0:
-            code = repeated_gram_rule(c, n)
+            code = repeated_gram_rule(s.c, n)
         if code != 0 and decide:
             break
-    return table, code
+    return code
+
+
+@helper
+def _row(data: Bytes, start: int, n: int, classes: Bytes, stop_words: Words, s: Scratch, decide: bool) -> int:
+    """Fill the counters of one row (with ``decide``, only as far as needed); return the first failing rule's code."""
+    classify(data, start, n, classes, s.raw, s.classes, s.c)
+    n_words = scan_words(n, s.raw, s.classes, s.text, s.word_starts, s.word_ends, s.hashes, s.c)
+    if decide and s.c[at.TEXT_WORDS] < 50:
+        return 1
+    count_lines(n, s.raw, s.classes, s.newlines, s.c)
+    code = cheap_rule(s.c)
+    if code != 0 and decide:
+        return code
+    enough = 2 if decide else len(at.STOP_WORDS)
+    s.c[at.STOP_WORDS_FOUND] = count_stop_words(n_words, s.text, s.word_starts, stop_words, enough)
+    if code == 0 and s.c[at.STOP_WORDS_FOUND] < 2:
+        code = 10
+    if code == 0 or not decide:
+        code = _line_stages(n, s, code, decide)
+    if code == 0 or not decide:
+        code = _ngram_stages(n_words, s, code, decide)
+    return code
+
+
+@helper
+def _write_block(block: Ints, first: int, n: int, counts: Ints) -> None:
+    """Write the counters of ``n`` rows column by column: far fewer pages are touched at a time."""
+    for k in range(block.shape[1]):
+        for b in range(n):
+            counts[k, first + b] = block[b, k]
 
 
 def compile_rows(stamp: int) -> Callable[..., None]:
@@ -95,48 +162,27 @@ def compile_rows(stamp: int) -> Callable[..., None]:
         offsets: Counts,
         data: Bytes,
         valid: Bytes,
-        table_of_classes: Bytes,
+        classes: Bytes,
         stop_words: Words,
         decide: bool,
         codes: Bytes,
-        counts: npt.NDArray[np.int32],
+        counts: Ints,
     ) -> None:
         if stamp < 0:
             return
-        size = _longest(offsets, valid) + PADDING
-        raw, classes, text = np.empty(size, np.uint8), np.empty(size, np.uint8), np.empty(size, np.uint8)
-        newlines, starts, lengths = np.empty(size, np.int32), np.empty(size, np.int32), np.empty(size, np.int32)
-        n_most = size // 2 + 2
-        marks, hashes = np.empty(n_most, np.uint8), np.empty(n_most, np.uint64)
-        word_starts, word_ends = np.empty(n_most, np.int32), np.empty(n_most, np.int32)
-        numbers, grams = np.empty(n_most, np.int32), np.empty(n_most, np.int32)
-        often, often_next = np.empty(n_most, np.int32), np.empty(n_most, np.int32)
-        line_ints = (newlines, starts, lengths)
-        word_ints = (word_starts, word_ends, numbers, grams, often, often_next)
-        table = np.empty(1 << 10, np.uint64)
-        c = np.zeros(at.N_COUNTERS, np.int64)
-        for r in range(offsets.shape[0] - 1):
-            if valid.shape[0] != 0 and valid[r] == 0:
-                continue
-            n = offsets[r + 1] - offsets[r]
-            c[:] = 0
-            classify(data, offsets[r], n, table_of_classes, raw, classes, c)
-            n_words = scan_words(n, raw, classes, text, word_starts, word_ends, hashes, c)
-            code = 1 if decide and c[at.TEXT_WORDS] < 50 else 0
-            if code == 0:
-                count_lines(n, raw, classes, newlines, c)
-                code = cheap_rule(c)
-            if code == 0 or not decide:
-                c[at.STOP_WORDS_FOUND] = count_stop_words(n_words, text, word_starts, stop_words, 2 if decide else 8)
-                if code == 0 and c[at.STOP_WORDS_FOUND] < 2:
-                    code = 10
-            if code == 0 or not decide:
-                table, code = _lines_stage(n, raw, classes, line_ints, table, c, code, decide)
-            if code == 0 or not decide:
-                table, code = _ngram_stage(n_words, text, marks, hashes, word_ints, table, c, code, decide)
-            codes[r] = code
+        scratch = _scratch(_longest(offsets, valid))
+        block = np.zeros((_BLOCK, at.N_COUNTERS), np.int32)
+        n_rows = offsets.shape[0] - 1
+        for r in range(n_rows):
+            scratch.c[:] = 0
+            if valid.shape[0] == 0 or valid[r] != 0:
+                n = offsets[r + 1] - offsets[r]
+                codes[r] = _row(data, offsets[r], n, classes, stop_words, scratch, decide)
             if counts.shape[1] != 0:
+                b = r % _BLOCK
                 for k in range(at.N_COUNTERS):
-                    counts[k, r] = c[k]
+                    block[b, k] = scratch.c[k]
+                if b == _BLOCK - 1 or r == n_rows - 1:
+                    _write_block(block, r - b, b + 1, counts)
 
     return entry(quality_rows)

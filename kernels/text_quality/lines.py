@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from muster.kernels.compiled import helper
-from muster.kernels.machine_words import LOW_BITS, U64, load64, trailing_zeros
+from muster.kernels.machine_words import I64, LOW_BITS, U64, load64, trailing_zeros
 from muster.kernels.text_quality import counters as at
 from muster.kernels.text_quality.scan import BREAK, CONTINUES, SPACE, TERMINAL
-from muster.kernels.text_quality.tables import clear, mask_for, seen_before
+from muster.kernels.text_quality.tables import clear, seen_before
 
 Bytes = npt.NDArray[np.uint8]
 Words = npt.NDArray[np.uint64]
@@ -89,15 +89,14 @@ def _is_blank(classes: Bytes, start: int, end: int) -> bool:
 @helper
 def count_pieces(
     n: int, raw: Bytes, classes: Bytes, newlines: Ints, starts: Ints, lengths: Ints, table: Words, c: Counts
-) -> Words:
+) -> None:
     """Count the pieces between newlines: FineWeb's filled lines and Gopher's segments share their hashes."""
     wide = c[at.CHARS] != n
     n_newlines = c[at.NEWLINES]
-    table = clear(table, n_newlines + 1)
-    mask = mask_for(n_newlines + 1)
+    mask = clear(table, n_newlines + 1)
     start, n_pieces = 0, 0
     for k in range(n_newlines + 1):
-        end = np.int64(newlines[k]) if k < n_newlines else n
+        end = I64(newlines[k]) if k < n_newlines else n
         if end > start:
             starts[n_pieces], lengths[n_pieces] = start, end - start
             repeated = seen_before(table, mask, raw, starts, lengths, n_pieces)
@@ -119,13 +118,12 @@ def count_pieces(
     empty = 1 if n == 0 else (raw[0] == 10) + (raw[n - 1] == 10)
     c[at.SEGMENTS] = n_pieces + empty
     c[at.DUP_SEGMENTS] += empty == 2
-    return table
 
 
 @helper
 def count_paragraphs(
     n: int, raw: Bytes, classes: Bytes, newlines: Ints, starts: Ints, lengths: Ints, table: Words, c: Counts
-) -> Words:
+) -> None:
     """Count the paragraphs of the stripped text, cut at two or more newlines in a row."""
     first, last = 0, n
     while first < n and classes[first] & SPACE:
@@ -149,13 +147,11 @@ def count_paragraphs(
     n_paragraphs += 1
     c[at.PARAGRAPHS] = n_paragraphs
     if n_paragraphs == 1:
-        return table
-    table = clear(table, n_paragraphs)
-    mask = mask_for(n_paragraphs)
+        return
+    mask = clear(table, n_paragraphs)
     wide = c[at.CHARS] != n
     for p in range(n_paragraphs):
         if seen_before(table, mask, raw, starts, lengths, p):
             c[at.DUP_PARAGRAPHS] += 1
-            begin = np.int64(starts[p])
+            begin = I64(starts[p])
             c[at.DUP_PARAGRAPH_CHARS] += _code_points(classes, begin, begin + lengths[p], wide)
-    return table

@@ -1,9 +1,9 @@
 """``text.quality@1``: the counters and the keep/drop decision of Gopher's and FineWeb's quality filters, in one pass.
 
 Rules and thresholds are those of huggingface/datatrove 0.10.1 (``GopherQualityFilter``, ``FineWebQualityFilter``,
-``GopherRepetitionFilter``, defaults), with words split at whitespace (``str.split``; datatrove's own English splitter is
-spaCy's, which gives other words). Sources: Rae et al. 2021 (arXiv:2112.11446, table A1); Penedo et al. 2024, The FineWeb
-Datasets. It does NOT apply C4's rules: they drop lines and edit the text, and come with a later version.
+``GopherRepetitionFilter``, defaults), with words split at whitespace (``str.split``; datatrove's own English splitter
+is spaCy's, which gives other words). Sources: Rae et al. 2021 (arXiv:2112.11446, table A1); Penedo et al. 2024, The
+FineWeb Datasets. It does NOT apply C4's rules: they drop lines and edit the text, and come with a later version.
 
 ``mode="all"`` returns every counter (so that other thresholds can be tried without reading the text again) and the
 decision; ``mode="decide"`` only the decision, stopping at the first failing rule. Both give the same reason: the first

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from muster.kernels.compiled import helper
-from muster.kernels.machine_words import HIGH_BITS, LOW_BITS, U64, count_ones, load64, store64, trailing_zeros
+from muster.kernels.machine_words import HIGH_BITS, I64, LOW_BITS, U64, count_ones, load64, store64, trailing_zeros
 from muster.kernels.text_quality import counters as at
 from muster.kernels.text_quality import unicode_classes as unicode
 
@@ -22,18 +22,21 @@ Words = npt.NDArray[np.uint64]
 Ints = npt.NDArray[np.int32]
 Counts = npt.NDArray[np.int64]
 
-SPACE, LETTER, NOT_PUNCTUATION, BREAK, TERMINAL, CONTINUES = 1, 2, 4, 8, 16, 32
+SPACE, LETTER, NOT_PUNCTUATION, BREAK, TERMINAL, CONTINUES, HASH, DOT = 1, 2, 4, 8, 16, 32, 64, 128
 PADDING = 32
 _LETTER_8 = U64(LETTER) * LOW_BITS
 _NOT_PUNCTUATION_8 = U64(NOT_PUNCTUATION) * LOW_BITS
 _CONTINUES_8 = U64(CONTINUES) * LOW_BITS
+_HASH_8 = U64(HASH) * LOW_BITS
+_DOT_8 = U64(DOT) * LOW_BITS
 _WORD = U64(0x9E3779B97F4A7C15)
+_LONG = U64(1) << U64(63)
 
 
 @cache
 def class_table() -> Bytes:
-    """Return the class bits of every code point: 0x110000 uint8, read-only."""
-    table = np.full(0x110000, NOT_PUNCTUATION, np.uint8)
+    """Return the class bits of every code point, and of every number of 21 bits: 0x200000 uint8, read-only."""
+    table = np.full(0x200000, NOT_PUNCTUATION, np.uint8)
     for first, end in unicode.runs(unicode.PUNCTUATION):
         table[first:end] &= ~np.uint8(NOT_PUNCTUATION)
     for bit, runs in (
@@ -44,6 +47,8 @@ def class_table() -> Bytes:
     ):
         for first, end in unicode.runs(runs):
             table[first:end] |= np.uint8(bit)
+    table[ord("#")] |= np.uint8(HASH)
+    table[ord(".")] |= np.uint8(DOT)
     table.flags.writeable = False
     return table
 
@@ -59,7 +64,7 @@ def stop_word_codes() -> Words:
 
 @helper
 def classify(data: Bytes, start: int, n: int, table: Bytes, raw: Bytes, classes: Bytes, c: Counts) -> None:
-    """Fill ``raw`` and ``classes`` for one row; count code points, hashes and ellipses."""
+    """Fill ``raw`` and ``classes`` for one row; count code points and U+2026."""
     seen = np.uint8(0)
     for i in range(n):
         byte = data[start + i]
@@ -70,22 +75,16 @@ def classify(data: Bytes, start: int, n: int, table: Bytes, raw: Bytes, classes:
         classes[n + i] = SPACE
     for i in range(n):
         classes[i] = table[raw[i]]
-    hashes, dots = 0, 0
-    for i in range(n):
-        hashes += raw[i] == 35
-        dots += (raw[i] == 46) & (raw[i + 1] == 46) & (raw[i + 2] == 46)
-    c[at.HASHES] = hashes
     c[at.CHARS] = n
-    c[at.ELLIPSES] = _count_dots(raw, n) if dots else 0
     if seen >= 128:
         _classify_wide(n, table, raw, classes, c)
 
 
 @helper
-def _count_dots(raw: Bytes, n: int) -> int:
+def _count_dots(raw: Bytes, start: int, end: int) -> int:
     """Count "..." as ``str.count`` does: from the left, not overlapping."""
-    found, i = 0, 0
-    while i < n:
+    found, i = 0, start
+    while i + 3 <= end:
         if raw[i] == 46 and raw[i + 1] == 46 and raw[i + 2] == 46:
             found += 1
             i += 3
@@ -104,12 +103,12 @@ def _classify_wide(n: int, table: Bytes, raw: Bytes, classes: Bytes, c: Counts) 
             i += 8
             continue
         i += trailing_zeros(wide) >> 3
-        lead = np.int64(raw[i])
+        lead = I64(raw[i])
         length = 2 if lead < 0xE0 else (3 if lead < 0xF0 else 4)
         code = lead & (0x7F >> length)
         for k in range(1, length):
-            code = (code << 6) | (np.int64(raw[i + k]) & 0x3F)
-        kind = table[min(code, 0x10FFFF)]
+            code = (code << 6) | (I64(raw[i + k]) & 0x3F)
+        kind = table[code & 0x1FFFFF]
         classes[i] = kind
         for k in range(1, length):
             classes[i + k] = CONTINUES | (kind & SPACE)
@@ -122,13 +121,14 @@ def _classify_wide(n: int, table: Bytes, raw: Bytes, classes: Bytes, c: Counts) 
 def scan_words(
     n: int, raw: Bytes, classes: Bytes, text: Bytes, starts: Ints, ends: Ints, hashes: Words, c: Counts
 ) -> int:
-    """Cut into words; count them and those with letters or text.
+    """Cut into words; count them, those with letters or text, hashes and "...".
 
     Writes the words' bytes one after the other into ``text``, where word ``j`` is ``starts[j]:starts[j + 1]``, the code
-    points up to and with word ``j`` into ``ends[j + 1]``, and a hash of each word. Returns the number of words.
+    points up to and with word ``j`` into ``ends[j + 1]``, and a hash of each word: one to one for words of up to seven
+    bytes, which never have the hash of a longer one. Returns the number of words.
     """
     i, j, t, chars = 0, 0, 0, 0
-    n_alpha, n_text, text_chars = 0, 0, 0
+    n_alpha, n_text, text_chars, n_hashes = 0, 0, 0, 0
     starts[0] = 0
     ends[0] = 0
     while i < n:
@@ -138,13 +138,15 @@ def scan_words(
             word = spaces ^ LOW_BITS
             i += 8 if word == U64(0) else trailing_zeros(word) >> 3
             continue
-        kinds, h, wide = U64(0), U64(0), 0
+        kinds, h, wide, dots = U64(0), U64(0), 0, 0
         first = t
         while spaces == U64(0):
             b = load64(raw, i)
             store64(text, t, b)
             kinds |= v
             wide += count_ones(v & _CONTINUES_8)
+            dots += count_ones(v & _DOT_8)
+            n_hashes += count_ones(v & _HASH_8)
             h = (h ^ b) * _WORD
             h ^= h >> U64(32)
             i += 8
@@ -154,12 +156,16 @@ def scan_words(
         rest = trailing_zeros(spaces) >> 3
         mask = (U64(1) << U64(8 * rest)) - U64(1)
         b = load64(raw, i) & mask
+        v &= mask
         store64(text, t, b)
-        kinds |= v & mask
-        wide += count_ones(v & mask & _CONTINUES_8)
-        h = (h ^ b) * _WORD
+        kinds |= v
+        wide += count_ones(v & _CONTINUES_8)
+        dots += count_ones(v & _DOT_8)
+        n_hashes += count_ones(v & _HASH_8)
         i += rest
         t += rest
+        h = ((h ^ b) | _LONG) if t - first > 7 else b | (U64(rest) << U64(56))
+        h *= _WORD
         hashes[j] = h ^ (h >> U64(32))
         n_chars = t - first - wide
         chars += n_chars
@@ -167,14 +173,17 @@ def scan_words(
         starts[j] = t
         ends[j] = chars
         n_alpha += (kinds & _LETTER_8) != U64(0)
-        if kinds & _NOT_PUNCTUATION_8:
-            n_text += 1
-            text_chars += n_chars
+        is_text = (kinds & _NOT_PUNCTUATION_8) != U64(0)
+        n_text += is_text
+        text_chars += n_chars if is_text else 0
+        if dots > 2:
+            c[at.ELLIPSES] += _count_dots(raw, i - (t - first), i)
     store64(text, t, U64(0))
     c[at.WORDS] = j
     c[at.ALPHA_WORDS] = n_alpha
     c[at.TEXT_WORDS] = n_text
     c[at.TEXT_WORD_CHARS] = text_chars
+    c[at.HASHES] = n_hashes
     return j
 
 
@@ -187,7 +196,7 @@ def count_stop_words(n_words: int, text: Bytes, starts: Ints, stop_words: Words,
         length = starts[j + 1] - starts[j]
         if length > 4 or length < 2:
             continue
-        word = load64(text, np.int64(starts[j])) & ((U64(1) << U64(8 * length)) - U64(1))
+        word = load64(text, I64(starts[j])) & ((U64(1) << U64(8 * length)) - U64(1))
         word |= U64(length) << U64(56)
         for k in range(stop_words.shape[0]):
             if word == stop_words[k] and found[k] == 0:
