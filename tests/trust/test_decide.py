@@ -88,6 +88,11 @@ def test_a_first_result_is_accepted_and_audited_during_probation():
     assert people["ann"].rows_passed == unit.rows_audited == 5
 
 
+def test_the_same_result_again_changes_nothing():
+    unit, people, _ = run(OPEN, ANN, result())
+    assert decide(Records(unit, people), result(), POLICY) == (Records(None, {}), ())
+
+
 def test_later_results_are_audited_at_the_rate_of_the_policy():
     proven = replace(ANN, audits_started=2)
     assert run(OPEN, proven, result())[2] == [AcceptResult("u", "a1", "ann", "good")]

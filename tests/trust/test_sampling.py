@@ -55,6 +55,12 @@ def test_draw_is_the_documented_construction(seed, population, n):
     assert drawn.tolist() == plain_sample(seed, population, n)
 
 
+@pytest.mark.parametrize("population", [2**64 // 5 + 1, 3 * 2**60 + 1, 2**62, 1000, 301])
+def test_biased_words_are_skipped_and_duplicates_are_redrawn(population):
+    seed = in_flight_seed(KEY, "d")
+    assert sample(seed, population, 150).tolist() == plain_sample(seed, population, 150)
+
+
 @given(SEEDS, st.integers(1, 5000), st.integers(0, 5000))
 @settings(max_examples=60)
 def test_draw_is_distinct_sorted_and_within(seed, population, n):
