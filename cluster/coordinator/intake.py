@@ -35,6 +35,7 @@ N_CHILDREN = 2  # the second is started when the first is busy: a stuck upload m
 TIMEOUT_FLOOR_S = 60.0
 SLOWEST_NBYTES_PER_S = 5e6
 TRIES = 2
+PAUSE_AFTER_FAILURE_S = 30.0
 _log = logging.getLogger("muster.intake")
 
 
@@ -66,23 +67,25 @@ class Intake:
 
     def __init__(self, pool_dir: Path) -> None:
         self._pool_dir = pool_dir
-        self._children: queue.LifoQueue[IntakeProcess] = queue.LifoQueue()
-        self._children.put(IntakeProcess())  # it imports while this process does
+        self._all: set[IntakeProcess] = set()
+        self._idle: queue.LifoQueue[IntakeProcess] = queue.LifoQueue()
+        self._closing = False
+        self._idle.put(self._new_child())  # it imports while this process does
         self._exchange = Exchange(pool_dir / "exchange")
         self._registry = Registry(pool_dir)
         self._plans = IntakePlans(self._registry, pool_dir / "exchange")
         self._threads = ThreadPoolExecutor(N_CHILDREN, "intake")
         self._busy: set[str] = set()
+        self._not_before_s: dict[str, float] = {}
 
     def start(self) -> str:
         """Wait for the first child; returns the walls around it."""
-        child = self._children.get()
+        child = self._idle.get()
         try:
             walls = child.wait_ready()
         except ChildLostError as error:
-            child.close()
             raise PoolError(f"intake: its sandboxed process can't work: {error}") from None
-        self._children.put(child)
+        self._idle.put(child)
         return walls
 
     def serve(self, stop: threading.Event) -> None:
@@ -93,7 +96,7 @@ class Intake:
             if latest_ns != rung_ns or time.monotonic() - asked_s > ASK_EVERY_S:
                 rung_ns, asked_s = latest_ns, time.monotonic()
                 for row in self._registry.attempts_to_intake():
-                    if row.attempt_id not in self._busy:
+                    if row.attempt_id not in self._busy and self._not_before_s.get(row.attempt_id, 0.0) <= asked_s:
                         self._busy.add(row.attempt_id)
                         self._threads.submit(self._take, row)
             else:
@@ -101,9 +104,10 @@ class Intake:
 
     def close(self) -> None:
         """End the children; what was under way is taken again by the next intake."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
-        while not self._children.empty():
-            self._children.get().close()
+        self._closing = True
+        for child in list(self._all):
+            self._end_child(child)
+        self._threads.shutdown(wait=True, cancel_futures=True)
         self._registry.close()
 
     def _take(self, row: AttemptRow) -> None:
@@ -114,9 +118,11 @@ class Intake:
             else:
                 self._registry.attempt_validated(row.attempt_id, asdict(answer))
             self._exchange.remove_upload(row.attempt_id)
+            self._not_before_s.pop(row.attempt_id, None)
         except Exception:
-            _log.exception("attempt %s: could not be taken; it will be tried again", row.attempt_id)
-            time.sleep(ASK_EVERY_S)
+            if not self._closing:
+                _log.exception("attempt %s: could not be taken; it will be tried again", row.attempt_id)
+            self._not_before_s[row.attempt_id] = time.monotonic() + PAUSE_AFTER_FAILURE_S
         finally:
             self._busy.discard(row.attempt_id)
 
@@ -143,9 +149,9 @@ class Intake:
                 if isinstance(answer, IntakeOutcome):
                     self._name_files(row.attempt_id, pending, answer)
         except BaseException:
-            child.close()
+            self._end_child(child)
             raise
-        self._children.put(child)
+        self._idle.put(child)
         return answer
 
     def _name_files(self, attempt_id: str, pending: PendingAccepted, outcome: IntakeOutcome) -> None:
@@ -161,6 +167,17 @@ class Intake:
 
     def _child(self) -> IntakeProcess:
         try:
-            return self._children.get_nowait()
+            return self._idle.get_nowait()
         except queue.Empty:
-            return IntakeProcess()
+            return self._new_child()
+
+    def _new_child(self) -> IntakeProcess:
+        if self._closing:
+            raise PoolError("intake is closing")
+        child = IntakeProcess()
+        self._all.add(child)
+        return child
+
+    def _end_child(self, child: IntakeProcess) -> None:
+        self._all.discard(child)
+        child.close()
