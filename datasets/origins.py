@@ -25,6 +25,7 @@ Progress = Callable[[str, int, int], None]
 """Called with (file name, bytes hashed, bytes in all)."""
 
 _HASH_BLOCK_NBYTES = 4 << 20
+_SMALL_NBYTES = 1 << 17
 _GLOB = frozenset("*?[")
 
 
@@ -102,15 +103,18 @@ class LocalOrigin:
 
     def _walk(self, folder: str, prefix: str) -> Iterator[Found]:
         """Depth first; folders sort as their name with ``/``, so that whole names come out sorted."""
-        with os.scandir(folder) as scan:
-            entries = [(e.name + "/" * e.is_dir(follow_symlinks=False), e) for e in scan if not e.name.startswith(".")]
+        try:
+            with os.scandir(folder) as scan:
+                shown = [entry for entry in scan if not entry.name.startswith(".")]
+        except OSError as error:
+            raise SourceError(f"{folder}: can't be listed: {error.strerror}") from None
+        entries = [(entry.name + "/" * entry.is_dir(follow_symlinks=False), entry) for entry in shown]
         entries.sort(key=lambda pair: os.fsencode(pair[0]))
         for name, entry in entries:
             if name.endswith("/"):
                 yield from self._walk(entry.path, prefix + name)
             elif entry.is_file():
-                stat = entry.stat()
-                yield Found(entry.path, prefix + name, stat.st_size, _version(stat))
+                yield self._found(entry.path, prefix + name)
 
     def _found(self, path: str, name: str) -> Found:
         nbytes, version = self.look(path)
@@ -229,6 +233,13 @@ class RemoteOrigin:
 
 def hash_stream(file: Any, on_progress: Callable[[int, int], None] | None, nbytes: int) -> str:
     """Return the BLAKE3 (hex) of a stream, read in blocks and hashed on all cores."""
+    if nbytes <= _SMALL_NBYTES:  # threads and a big buffer cost more than hashing it
+        data = file.read(_SMALL_NBYTES + 1)
+        if len(data) <= _SMALL_NBYTES:
+            if on_progress is not None:
+                on_progress(len(data), nbytes)
+            return blake3(data).hexdigest()
+        file.seek(0)
     hasher = blake3(max_threads=blake3.AUTO)
     block = bytearray(_HASH_BLOCK_NBYTES)
     view = memoryview(block)

@@ -40,6 +40,7 @@ LINES = pa.schema([pa.field("line", pa.binary())])
 _BATCH_NBYTES = 1 << 20
 _BATCH_ROWS = 1 << 16
 _READ_NBYTES = 1 << 20
+_INFER = Target(None, 16 << 20)  # bounds what is decoded to guess types, however long the lines are
 _SPACE = b" \t\r\n"
 
 
@@ -184,14 +185,14 @@ def inspect(file: SourceFile, source: ByteSource) -> tuple[pa.Schema, dict[str, 
         return schema, {}
     lines: list[bytes] = []
     layout = arrow_ipc.read_layout(source, file.blob_nbytes, file.name)
-    target = Target(None, 1)
-    for piece in cut(layout.rows, [block.nbytes for block in layout.batches], target, INFER_ROWS):
+    for piece in cut(layout.rows, [block.nbytes for block in layout.batches], _INFER, INFER_ROWS):
         part = ChunkRef(
             index=0, file=0, format="staged", fingerprint=file.blob, origin_nbytes=file.blob_nbytes,
             first_row=piece.first_row, n_rows=piece.n_rows, columns=("line",),
             **arrow_ipc.ranges_and_detail(layout, piece, file.name)._asdict(),
         )  # fmt: skip
         lines += arrow_ipc.read_batches(part, source, None, ["line"]).column(0).to_pylist()
+        break
     return infer_lines(file.name, lines)
 
 
