@@ -104,6 +104,9 @@ def _dask_settings(config: SchedulerConfig) -> dict[str, Any]:
         "distributed.scheduler.allowed-imports": ["dask", "distributed"],
         "distributed.scheduler.events-cleanup-delay": "1m",
         "distributed.admin.log-length": 0,
+        # Dask's self-observation (50 ticks and 2 samples of /proc a second) is most of an idle process's CPU time.
+        "distributed.admin.tick.interval": "1s",
+        "distributed.admin.system-monitor.interval": "10s",
         "distributed.comm.require-encryption": True,
         "distributed.comm.timeouts.tcp": "900s",
     }

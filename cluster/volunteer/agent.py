@@ -113,6 +113,9 @@ def _dask_settings() -> dict[str, Any]:
         "distributed.worker.lifetime.duration": None,
         "distributed.admin.system-monitor.gil.enabled": False,
         "distributed.admin.low-level-log-length": 100,
+        # Dask's self-observation (50 ticks and 2 samples of /proc a second) is most of an idle process's CPU time.
+        "distributed.admin.tick.interval": "1s",
+        "distributed.admin.system-monitor.interval": "10s",
         "distributed.comm.timeouts.connect": "30s",
         "distributed.comm.timeouts.tcp": "900s",
         "distributed.comm.require-encryption": True,
