@@ -22,23 +22,29 @@ R = TypeVar("R")
 
 
 def helper(function: Callable[P, R]) -> Callable[P, R]:
-    """Compile a function that only compiled functions call."""
-    return cast("Callable[P, R]", njit(nogil=True)(function))
+    """Compile a function that only compiled functions call: without the wrappers that Python would need.
+
+    Dividing by zero gives what NumPy gives instead of raising; no kernel does it.
+    """
+    return cast(
+        "Callable[P, R]",
+        njit(nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)(function),
+    )
 
 
 def inlined(function: Callable[P, R]) -> Callable[P, R]:
     """Compile a small function and inline it into its callers before types are inferred."""
-    return cast("Callable[P, R]", njit(nogil=True, inline="always")(function))
+    return cast("Callable[P, R]", njit(nogil=True, error_model="numpy", inline="always")(function))
 
 
 def entry(function: Callable[P, R]) -> Callable[P, R]:
     """Compile a function that Python calls, cached on disk if there is a place for it."""
     if _may_cache(Path(function.__code__.co_filename).parent):
         try:
-            return cast("Callable[P, R]", njit(nogil=True, cache=True)(function))
+            return cast("Callable[P, R]", njit(nogil=True, error_model="numpy", cache=True)(function))
         except RuntimeError:  # Numba found no directory after all
             pass
-    return cast("Callable[P, R]", njit(nogil=True)(function))
+    return cast("Callable[P, R]", njit(nogil=True, error_model="numpy")(function))
 
 
 def build_stamp(build_digest: str) -> int:

@@ -44,7 +44,8 @@ def _classify(data: Bytes, start: int, n: int, out: Bytes) -> None:
         letter = np.uint8(lower - np.uint8(97)) < np.uint8(26)
         kept = letter or np.uint8(c - np.uint8(48)) < np.uint8(10) or c >= np.uint8(128)
         out[i] = (lower if letter else c) if kept else np.uint8(0)
-    out[n : n + _PADDING] = 0
+    for i in range(_PADDING):
+        out[n + i] = 0
 
 
 @helper

@@ -174,7 +174,8 @@ def compile_rows(stamp: int) -> Callable[..., None]:
         block = np.zeros((_BLOCK, at.N_COUNTERS), np.int32)
         n_rows = offsets.shape[0] - 1
         for r in range(n_rows):
-            scratch.c[:] = 0
+            for k in range(at.N_COUNTERS):
+                scratch.c[k] = 0
             if valid.shape[0] == 0 or valid[r] != 0:
                 n = offsets[r + 1] - offsets[r]
                 codes[r] = _row(data, offsets[r], n, classes, stop_words, scratch, decide)

@@ -166,9 +166,10 @@ def count_repeated_grams(
         n_chosen += sketch[I64(hashes[k] & U64(mask))] > 1
     mask = clear(table, n_chosen)
     behind, chars = 0, 0
-    for k in chosen[:n_chosen]:
-        j = I64(places[k])
-        if j >= behind and first_run(table, mask, text, starts, n, hashes[k], j) != j:
+    for k in range(n_chosen):
+        h = hashes[chosen[k]]
+        j = I64(places[chosen[k]])
+        if j >= behind and first_run(table, mask, text, starts, n, h, j) != j:
             chars += ends[j + n] - ends[j]
             behind = j + n
     c[at.DUP_5_GRAM_CHARS + n - 5] = chars

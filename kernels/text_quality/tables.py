@@ -32,7 +32,8 @@ _MULTIPLY_3 = U64(0xA0761D6478BD642F)
 def clear(table: Words, n_keys: int) -> int:
     """Empty the part of a table that ``n_keys`` need; return its mask."""
     mask = mask_for(n_keys)
-    table[: mask + 1] = U64(0)
+    for slot in range(mask + 1):
+        table[slot] = U64(0)
     return mask
 
 
@@ -193,7 +194,8 @@ def clear_sketch(sketch: Bytes, n_keys: int) -> int:
     twice is always found; a false alarm only costs time.
     """
     mask = mask_for(_SKETCH_ROOM * n_keys)
-    sketch[: mask + 1] = 0
+    for slot in range(mask + 1):
+        sketch[slot] = 0
     return mask
 
 
