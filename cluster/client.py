@@ -79,6 +79,7 @@ class PoolClient:
         self.states: queue.SimpleQueue[KeyState] = queue.SimpleQueue()
         self._timeout_s = timeout_s
         self._futures: dict[str, Future] = {}
+        self._allowed: dict[str, frozenset[str]] = {}  # of keys that not everybody may get
         self._lock = threading.Lock()
         self._cached: tuple[float, list[Volunteer]] = (-1e9, [])
         self._closed = False
@@ -126,6 +127,8 @@ class PoolClient:
         future = self._client.submit(execute_unit, unit, key=key, pure=False, workers=allowed)
         with self._lock:
             self._futures[key] = future
+            if allowed is not None:
+                self._allowed[key] = frozenset(allowed)
         future.add_done_callback(self._done)
 
     def _done(self, future: Future) -> None:
@@ -143,6 +146,7 @@ class PoolClient:
         """Drop a key: Dask forgets it, or takes it back if it has not ended; unknown keys are ignored."""
         with self._lock:
             future = self._futures.pop(key, None)
+            self._allowed.pop(key, None)
         if future is not None and not self._closed:
             with contextlib.suppress(Exception):
                 future.release()
@@ -151,6 +155,19 @@ class PoolClient:
         """How many submitted keys have not been released."""
         with self._lock:
             return len(self._futures)
+
+    def stranded(self) -> list[str]:
+        """The keys that nobody alive may get: all volunteers they were restricted to are gone. Release and submit anew.
+
+        Raises:
+            PoolError: the scheduler did not answer.
+        """
+        with self._lock:
+            restricted = dict(self._allowed)
+        if not restricted:
+            return []
+        alive = {volunteer.name for volunteer in self.volunteers(max_age_s=1.0)}
+        return [key for key, allowed in restricted.items() if not allowed & alive]
 
     def volunteers(self, max_age_s: float = 0.0) -> list[Volunteer]:
         """The live volunteers, as the scheduler sees them; an answer younger than ``max_age_s`` is used again.

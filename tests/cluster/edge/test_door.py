@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import threading
 import time
 
 import pytest
@@ -128,6 +129,57 @@ def test_an_unreachable_pool_is_a_clear_error(pool):
     started = pool.volunteer("vol-6", vol_port=9, must_start=False)
     assert started.wait() != 0
     assert "PoolError: the pool at 127.0.0.1:9: [Errno 111] Connection refused" in started.log()
+
+
+class Relay:
+    """A TCP relay to the pool's door for volunteers that can cut what goes through it."""
+
+    def __init__(self, port: int) -> None:
+        self._target = ("127.0.0.1", port)
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self.port = self._server.getsockname()[1]
+        self._pairs: list[socket.socket] = []
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                near, _ = self._server.accept()
+                far = socket.create_connection(self._target)
+                self._pairs += [near, far]
+                for source, sink in ((near, far), (far, near)):
+                    threading.Thread(target=self._copy, args=(source, sink), daemon=True).start()
+
+    def _copy(self, source: socket.socket, sink: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(1 << 16):
+                sink.sendall(data)
+            sink.shutdown(socket.SHUT_WR)
+
+    def cut(self) -> None:
+        for end in self._pairs:
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+        self._pairs = []
+
+    def close(self) -> None:
+        self._server.close()
+        self.cut()
+
+
+def test_a_cut_while_computing_costs_nothing_but_the_connection(pool, tools, client):
+    relay = Relay(pool.vol_port)
+    volunteer = pool.volunteer("vol-8", vol_port=relay.port)
+    keys = tools.submit_units(client, tools.job_id(1500), 2)
+    tools.wait_for(lambda: len(pool.record("vol-8", "began")) == 2, what="at work")
+    relay.cut()
+    tools.wait_for(lambda: volunteer.log().count("registered as") == 2, what="the volunteer being back")
+    assert {s.status for s in tools.collect(client, 2)} == {"finished"}
+    ended = [line["unit"] for line in pool.record("vol-8")]
+    assert {key.split("-")[1][:32] for key in keys} == set(ended)
+    assert len(ended) == 4, "the threads of the first connection went on; the gateway takes the first result"
+    volunteer.stop()
+    relay.close()
 
 
 def test_volunteers_come_back_after_a_scheduler_restart(pool, tools):

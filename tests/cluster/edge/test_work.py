@@ -154,6 +154,18 @@ def test_units_of_a_killed_volunteer_are_done_by_the_other(pool, client, workers
     assert "vol-4" not in {v.name for v in client.volunteers()}
 
 
+def test_units_restricted_to_a_volunteer_that_is_gone_are_stranded(pool, client, workers, tools):
+    only = pool.volunteer("vol-6")
+    tools.wait_for(lambda: "vol-6" in {v.name for v in client.volunteers()}, what="vol-6")
+    (key,) = tools.submit_units(client, tools.job_id(60_000), 1, exclude={"vol-1", "vol-2"})
+    tools.wait_for(lambda: pool.record("vol-6", "began"), what="vol-6 at work")
+    assert client.stranded() == []
+    os.kill(only.pid, signal.SIGKILL)
+    tools.wait_for(lambda: client.stranded() == [key], what="the loss being noticed")
+    client.release(key)
+    assert client.stranded() == []
+
+
 def test_a_volunteer_stops_on_sigterm_within_seconds(pool, client, workers, tools):
     started = pool.volunteer("vol-5")
     tools.submit_units(client, tools.job_id(400), 9)
