@@ -1,8 +1,8 @@
 """Canonical digest and intake's work on a result: GB/s and CPU seconds per million rows, one thread.
 
 What it does: times ``table_digest`` on a string column, a nullable int64 column and others; then decode, check, digest
-and write of a result table like MinHash + quality returns (14 random uint64, 30 small int32, one string column), and the
-Parquet options that were considered for parts.
+and write of a result table like MinHash + quality returns (14 random uint64, 30 small int32, one string column), and
+the Parquet options that were considered for parts.
 What it does not do: compare with other systems (``overhead.py`` does).
 
 Invariants: CPU time of this process (not wall time), best of ``--repeat``; fixed seeds.

@@ -60,7 +60,7 @@ class Publication:
     def __init__(self, out_url: str, job: str, storage_options: dict[str, Any] | None = None) -> None:
         self.out_url = out_url
         self._target = open_target(out_url, job, storage_options)
-        self._scratch = tempfile.TemporaryDirectory(prefix="muster-publish-")
+        self._scratch: tempfile.TemporaryDirectory[str] | None = None
         self._manifest: Path | None = None
         self._unfinished = False
 
@@ -72,7 +72,8 @@ class Publication:
     ) -> None:
         if self._unfinished:
             self._target.abort()
-        self._scratch.cleanup()
+        if self._scratch is not None:
+            self._scratch.cleanup()
 
     def state(self) -> State:
         """What is at OUT: ``absent``, ``partial`` and ``complete`` (of this job), or ``foreign``."""
@@ -117,7 +118,7 @@ class Publication:
         Raises:
             OutputError: a file is not what intake reported.
         """
-        path = Path(self._scratch.name, "rejects.parquet")
+        path = self._scratch_path("rejects.parquet")
         rows = _write_rejects(files, path)
         if rows == 0:
             return None
@@ -126,7 +127,7 @@ class Publication:
 
     def add_manifest(self, manifest: Manifest) -> PublishedFile:
         """Write the manifest (it becomes visible with ``complete``); the result goes into the certificate."""
-        self._manifest = Path(self._scratch.name, "manifest.parquet")
+        self._manifest = self._scratch_path("manifest.parquet")
         with self._manifest.open("wb") as file:
             rows = write_manifest(manifest, file)
         nbytes, digest = self._manifest.stat().st_size, file_blake3(self._manifest)
@@ -146,6 +147,11 @@ class Publication:
         self._target.put_bytes(CERTIFICATE_FILE, certificate)
         self._target.reveal(self._manifest)
         self._unfinished = False
+
+    def _scratch_path(self, name: str) -> Path:
+        if self._scratch is None:
+            self._scratch = tempfile.TemporaryDirectory(prefix="muster-publish-")
+        return Path(self._scratch.name, name)
 
 
 def _with_passthrough(row: ManifestRow, kept: Path, expected_blake3: str, columns: pa.Table) -> pa.Buffer:
