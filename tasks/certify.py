@@ -40,10 +40,12 @@ class Audited:
     plan: RoundPlan | None
     outcome: RoundOutcome | None
 
+    stands: bool = True  # False: a late finding discarded results while the round was under way
+
     @property
     def clean(self) -> bool:
         """Whether the dataset may be certified."""
-        return self.outcome is None or self.outcome.result is RoundResult.CLEAN
+        return self.stands and (self.outcome is None or self.outcome.result is RoundResult.CLEAN)
 
     @property
     def given_up(self) -> bool:
@@ -59,17 +61,25 @@ def certify(run: Run, dispatcher: Dispatcher, commit: Commit) -> Audited:
     if commit.state == "clean":  # an earlier run passed this round and was killed before it published
         return Audited(commit, plan, conclude_round(plan, plan.n_rows, (), run.policy))
     _store(run, commit.round, commit.root, "drawn", None, ledger.round_drawn_leaf(time.time(), run.job.job_id, plan))
-    checked, bad = _recompute(run, dispatcher, commit, plan)
+    checked, bad, failed = _recompute(run, dispatcher, commit, plan)
     standing = [(name, who.rows_passed) for name, who in dispatcher.contributors.items() if not who.quarantined]
-    outcome = conclude_round(plan, checked, bad, run.policy, standing)
+    outcome = conclude_round(plan, checked, bad, run.policy, standing, units_without_outcome=failed)
     leaf = ledger.round_concluded_leaf(time.time(), run.job.job_id, outcome)
-    _store(run, commit.round, commit.root, "clean" if not bad else "failed", json.dumps(asdict(outcome)), leaf)
+    _store(run, commit.round, commit.root, outcome.result.value, json.dumps(asdict(outcome)), leaf)
     _send_home(run, dispatcher, outcome)
-    return Audited(commit, plan, outcome)
+    return Audited(commit, plan, outcome, stands=_stands(run))
 
 
-def _recompute(run: Run, dispatcher: Dispatcher, commit: Commit, plan: RoundPlan) -> tuple[int, list[str]]:
-    """Have every drawn row recomputed; return the number of rows checked and the contributors of bad ones."""
+def _stands(run: Run) -> bool:
+    counts = run.store.count_units(run.job.job_id)
+    return not counts.get("open") and not counts.get("home")
+
+
+def _recompute(run: Run, dispatcher: Dispatcher, commit: Commit, plan: RoundPlan) -> tuple[int, list[str], int]:
+    """Have every drawn row recomputed.
+
+    Return the number of rows checked, the contributors of bad ones, and how many chunks a referee could not recompute.
+    """
     wanted = dict(plan.by_chunk())
     rows_of = {chunk: sum(len(ranks) for ranks in by_stratum.values()) for chunk, by_stratum in wanted.items()}
     chunk_of: dict[str, int] = {}
@@ -78,11 +88,12 @@ def _recompute(run: Run, dispatcher: Dispatcher, commit: Commit, plan: RoundPlan
         if ranks is not None:
             chunk_of[row.attempt_id] = row.chunk_index
             _submit(run, dispatcher, commit, row, ranks)
-    checked, bad = 0, []
+    checked, reported, bad = 0, 0, []
 
     def on_report(event: ev.AuditReported) -> None:
-        nonlocal checked
+        nonlocal checked, reported
         if event.round == commit.round:
+            reported += 1
             checked += rows_of[chunk_of[event.attempt]]
             if event.bad is not None:
                 bad.append(event.contributor)
@@ -94,7 +105,7 @@ def _recompute(run: Run, dispatcher: Dispatcher, commit: Commit, plan: RoundPlan
         dispatcher.pump()
         run.reporter.update(Progress("certify", checked, total, "rows", f"round {commit.round}"))
     run.reporter.update(Progress("certify", checked, total, "rows", f"round {commit.round}"), force=True)
-    return checked, bad
+    return checked, bad, len(chunk_of) - reported
 
 
 def _submit(

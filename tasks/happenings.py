@@ -67,7 +67,7 @@ def rejected_rows(row: EventRow) -> int:
 
 
 def failed(
-    unit: str, issue: int, attempt: str, volunteer: str, contributor: str, kind: str, text: str
+    unit: str, issue: int, attempt: str, volunteer: str | None, contributor: str | None, kind: str, text: str
 ) -> ev.AttemptFailed:
     """Return the event of an attempt that ended without an upload; an unknown kind counts as a transfer."""
     known = cast("ev.FailureKind", kind if kind in COUNTS_AGAINST_UNIT else "transfer")
@@ -83,7 +83,8 @@ def of_key(run: Run, unit: str, issue: int, status: str, text: str) -> list[ev.E
         kind, text = "no-upload", "reported finished without an upload"
     else:
         kind = "settled" if "settled" in text else "transfer"
-    tried = tried or [(f"{unit}.{issue}", "unknown", "unknown", "none")]
+    if not tried:  # nobody redeemed the ticket
+        return [failed(unit, issue, f"{unit}.{issue}", None, None, kind, text)]
     return [failed(unit, issue, attempt, who, contributor, kind, text) for attempt, who, contributor, _ in tried]
 
 

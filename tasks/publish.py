@@ -17,14 +17,15 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from muster.cluster.coordinator.rows import AcceptedRow
-from muster.datasets.certificate import sign_certificate
+from muster.datasets.certificate import certificate_body, sign_certificate
 from muster.datasets.chunks import ChunkRef
 from muster.datasets.exchange import Exchange
-from muster.datasets.keystore import operator_key
+from muster.datasets.keystore import KeyStore, create_signing_key, load_signing_key
 from muster.datasets.manifest import Manifest, ManifestRow
-from muster.datasets.publish import Publication, PublishedFile
+from muster.datasets.publish import Publication
 from muster.datasets.reading import read_chunk
 from muster.errors import OutputError
 from muster.settings import settings
@@ -72,11 +73,19 @@ def publish_dataset(what: Publishable, reporter: Reporter) -> dict[str, Any]:
             if row.rejected and prepared.params.on_bad_row == "quarantine":
                 rejects.append(_rejects_of(exchange, accepted))
             reporter.update(Progress("publish", done=len(published), total=len(what.manifest), noun="chunks"))
-        files = [publication.add_rejects(rejects), publication.add_manifest(published)]
-        fields = _certificate_fields(what, [file for file in files if file is not None])
-        certificate = sign_certificate(fields, operator_key(settings().home))
+        rejects_file, manifest_file = publication.add_rejects(rejects), publication.add_manifest(published)
+        body = certificate_body(prepared.job_id, published, manifest_file, rejects_file, _fields(what))
+        certificate = sign_certificate(body, _operator_key())
         publication.complete(certificate)
     return dict(json.loads(certificate))
+
+
+def _operator_key() -> Ed25519PrivateKey:
+    """Return this state folder's signing key, made and pinned at its first use."""
+    path = settings().home / "keys" / "operator.pem"
+    key = load_signing_key(path) if path.exists() else create_signing_key(path)
+    KeyStore(settings().keystore_path).pin("operator", key.public_key().public_bytes_raw())
+    return key
 
 
 def _add_part(
@@ -103,15 +112,11 @@ def _rejects_of(exchange: Exchange, accepted: AcceptedRow) -> tuple[Path, str]:
     return path, str(json.loads(accepted.outcome)["rejects_blake3"])
 
 
-def _certificate_fields(what: Publishable, files: list[PublishedFile]) -> dict[str, Any]:
-    params, manifest = what.prepared.params, what.manifest
-    return what.claims | {
+def _fields(what: Publishable) -> dict[str, Any]:
+    params = what.prepared.params
+    mine = {name: value for name, value in what.claims.items() if name != "job"}
+    return mine | {
         "source": {"url": params.source, "fingerprint": what.prepared.source.fingerprint()},
-        "rows": {
-            "input": int(manifest.column("n_rows").sum()),
-            "published": int(manifest.column("kept").sum()),
-            "rejected": int(manifest.column("rejected").sum()),
-        },
+        "recipe_steps": json.loads(what.prepared.recipe.to_json())["steps"],
         "on_bad_row": params.on_bad_row,
-        "files": {f.name: {"blake3": f.blake3, "nbytes": f.nbytes, "rows": f.rows} for f in files},
     }
