@@ -22,7 +22,7 @@ from muster.datasets.arrow_messages import Block, batch_rows, footer_blocks, mes
 from muster.datasets.chunks import MAX_INPUT_NBYTES, ChunkRef, coalesce
 from muster.datasets.cutting import Cut, Target, cut
 from muster.datasets.reading import ByteSource, ChunkRows, printable
-from muster.datasets.schemas import conform, context
+from muster.datasets.schemas import conform, context, pick
 from muster.errors import SourceError
 
 if TYPE_CHECKING:
@@ -155,11 +155,10 @@ def read_batches(
             start = int(ends[k] - rows[k])
             inside = offsets[(offsets >= start) & (offsets < ends[k])] - start
             kept = batch.select([name for name in columns if batch.schema.get_field_index(name) >= 0])
-            whole = len(inside) == inside[-1] - inside[0] + 1
-            pieces.append(kept.slice(int(inside[0]), len(inside)) if whole else kept.take(pa.array(inside)))
+            pieces.append(pick(pa.Table.from_batches([kept]), inside))
         have = reader.schema
     names = [name for name in columns if have.get_field_index(name) >= 0]
-    return pa.Table.from_batches(pieces, schema=pa.schema([have.field(name) for name in names]))
+    return pa.concat_tables(pieces) if pieces else pa.schema([have.field(name) for name in names]).empty_table()
 
 
 def read_layout(source: ByteSource, nbytes: int, name: str, *, with_rows: bool = True) -> Layout:

@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from muster.datasets.chunks import MAX_INPUT_NBYTES, ChunkRef, coalesce
 from muster.datasets.cutting import Target, cut
 from muster.datasets.reading import ByteSource, ChunkRows, printable
-from muster.datasets.schemas import conform, context
+from muster.datasets.schemas import conform, context, pick
 from muster.errors import SourceError
 
 if TYPE_CHECKING:
@@ -142,7 +142,7 @@ def _pick(
     decoded_starts = np.concatenate([[0], np.cumsum(rows[wanted])[:-1]]) if len(wanted) else np.zeros(0, np.int64)
     group = np.searchsorted(ends, offsets, side="right")
     within = offsets - (ends - rows)[group]
-    return table.take(pa.array(decoded_starts[np.searchsorted(wanted, group)] + within, pa.int64()))
+    return pick(table, decoded_starts[np.searchsorted(wanted, group)] + within)
 
 
 def _rows(ends: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

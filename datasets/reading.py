@@ -84,7 +84,8 @@ def read_chunk(
     rows = None if positions is None else _checked_positions(ref, positions)
     try:
         return formats.load(ref.format).read(ref, wanted, source, rows)
-    except (pa.ArrowException, OSError, EOFError) as error:
+    except (pa.ArrowException, OSError, EOFError, ValueError, LookupError, OverflowError) as error:
+        # what Arrow and the message readers raise on damaged bytes
         last = ref.first_row + ref.n_rows - 1
         text = f"file {ref.file}, rows {ref.first_row} to {last}: can't be decoded: {printable(str(error))}"
         raise SourceError(text) from error

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.types as pt
@@ -152,9 +154,18 @@ def _cast(column: pa.ChunkedArray, field: pa.Field, context: str) -> pa.ChunkedA
         column = pa.chunked_array([c.storage for c in column.chunks], column.type.storage_type)
     if column.type == field.type:
         return column
+    if not converts(plain(column.type), field.type):
+        raise SourceError(f"{context}: column {field.name}: expected {field.type}, found {column.type}")
     try:
+        for piece in column.chunks:
+            check_structure(piece)
         if pt.is_dictionary(column.type) or pt.is_run_end_encoded(column.type):
             column = column.cast(column.type.value_type)
+        if pt.is_string_view(column.type) or pt.is_binary_view(column.type):
+            # Arrow's cast follows views under nulls, which validate() does not check: copy the values instead
+            column = pa.chunked_array(
+                [pa.array(as_bytes(c).to_pylist(), pa.binary()) for c in column.chunks], pa.binary()
+            )
         options = pc.CastOptions.safe(field.type)
         options.allow_invalid_utf8 = True
         return pc.cast(column, options=options)
@@ -164,12 +175,37 @@ def _cast(column: pa.ChunkedArray, field: pa.Field, context: str) -> pa.ChunkedA
         ) from None
 
 
+def pick(table: pa.Table, rows: npt.NDArray[np.int64]) -> pa.Table:
+    """Return these rows (ascending) as slices: no copy, so nothing is followed before it is validated."""
+    if not len(rows):
+        return table.slice(0, 0)
+    starts = np.flatnonzero(np.diff(rows, prepend=rows[0] - 2) != 1)
+    lengths = np.diff(starts, append=len(rows))
+    firsts = rows[starts]
+    return pa.concat_tables([table.slice(int(a), int(n)) for a, n in zip(firsts, lengths, strict=True)])
+
+
+def check_structure(array: pa.Array) -> None:
+    """Raise ``ArrowInvalid`` for lengths, offsets, views or indices that a copy would follow out of bounds."""
+    if pt.is_dictionary(array.type):
+        check_structure(array.dictionary)
+        bounds = pc.min_max(array.indices)
+        low, high = bounds["min"].as_py(), bounds["max"].as_py()
+        if low is not None and (low < 0 or high >= len(array.dictionary)):
+            raise pa.ArrowInvalid(f"index {low if low < 0 else high} in a dictionary of {len(array.dictionary)}")
+    else:
+        as_bytes(array).validate(full=True)
+
+
 def _bad_text(piece: pa.Array, name: str, context: str) -> dict[int, str]:
     """Return reasons by row for text that is not UTF-8; the whole array is checked first, at SIMD speed."""
     try:
         piece.validate(full=True)
     except pa.ArrowInvalid as error:
-        reasons = _locate(piece, name)
+        try:
+            reasons = _locate(piece, name)
+        except pa.ArrowInvalid:
+            reasons = {}
         if not reasons:
             raise SourceError(f"{context}: column {name}: broken Arrow buffers: {printable(str(error))}") from None
         return reasons
@@ -177,21 +213,41 @@ def _bad_text(piece: pa.Array, name: str, context: str) -> dict[int, str]:
 
 
 def _locate(piece: pa.Array, name: str) -> dict[int, str]:
+    raw = as_bytes(piece)
+    raw.validate(full=True)
     reasons: dict[int, str] = {}
-    if pt.is_string(piece.type):
-        raw = pa.Array.from_buffers(pa.binary(), len(piece), piece.buffers(), offset=piece.offset)
-        raw.validate(full=True)
-        for row, value in enumerate(raw):
-            data = value.as_py()
-            if data is not None and (at := utf8_fault(data)) is not None:
+    for row, (value, data) in enumerate(zip(piece, raw, strict=True)):
+        if pt.is_string(piece.type):
+            held = data.as_py()
+            if held is not None and (at := utf8_fault(held)) is not None:
                 reasons[row] = f"column {name}: invalid UTF-8 at byte {at}"
-        return reasons
-    for row, value in enumerate(piece):
+            continue
         try:
             value.as_py()
         except UnicodeDecodeError:
             reasons[row] = f"column {name}: invalid UTF-8 inside a nested value"
     return reasons
+
+
+# The same buffers read as bytes
+_BINARY = {pa.string(): pa.binary(), pa.large_string(): pa.large_binary(), pa.string_view(): pa.binary_view()}
+
+
+def as_bytes(array: pa.Array) -> pa.Array:
+    """Return the same buffers with text as binary, so that the structure can be validated apart from the text."""
+    if (binary := _BINARY.get(array.type)) is not None:
+        return pa.Array.from_buffers(binary, len(array), array.buffers(), offset=array.offset)
+    if pt.is_list(array.type) or pt.is_large_list(array.type):
+        values = as_bytes(array.values)
+        kind = pa.list_(values.type) if pt.is_list(array.type) else pa.large_list(values.type)
+        children, own = [values], 2
+    elif pt.is_struct(array.type):
+        children = [as_bytes(array.field(k)) for k in range(array.type.num_fields)]
+        kind = pa.struct([pa.field(f.name, c.type) for f, c in zip(array.type, children, strict=True)])
+        own = 1
+    else:
+        return array
+    return pa.Array.from_buffers(kind, len(array), array.buffers()[:own], offset=array.offset, children=children)
 
 
 def utf8_fault(data: bytes) -> int | None:
