@@ -284,14 +284,9 @@ def _remote_version(info: Mapping[str, Any]) -> str:
         times = (info.get(key) for key in ("mtime", "LastModified", "last_modified", "created"))
         seen: Any = next((time for time in times if time), "")
         # Listings and single look-ups of one file system may give the same time as datetime and as seconds.
-        token = (
-            f"{float(seen.timestamp() if hasattr(seen, 'timestamp') else seen):.3f}" if _is_time(seen) else str(seen)
-        )
+        seconds = seen.timestamp() if hasattr(seen, "timestamp") else seen
+        token = f"{seconds:.3f}" if isinstance(seconds, int | float) else str(seconds)
     return f"{_size(info)}-{info.get('VersionId') or ''}-{token}"
-
-
-def _is_time(value: Any) -> bool:
-    return hasattr(value, "timestamp") or isinstance(value, int | float)
 
 
 def _glob_root(path: Path) -> Path:

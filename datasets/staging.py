@@ -250,6 +250,7 @@ def read(ref: ChunkRef, schema: pa.Schema, source: ByteSource, positions: npt.ND
     lines = arrow_ipc.read_batches(ref, source, positions, ["line"])
     if lines.schema != LINES:
         raise SourceError(f"{where}: expected a column of lines, found {lines.schema}")
+    lines.validate(full=True)
     first = ref.first_row if positions is None or not len(positions) else int(positions[0])
     rows = JsonRows(schema, cast("list[str]", ref.detail.get("json", [])))
     rows.add(lines.column(0).to_pylist(), at_start=first == 0)

@@ -112,6 +112,7 @@ def read(ref: ChunkRef, schema: pa.Schema, source: ByteSource, positions: npt.ND
     listed = arrow_ipc.read_batches(ref, source, None, _LIST_COLUMNS)
     if listed.schema.names != list(_LIST_COLUMNS) or listed.column("nbytes").null_count:
         raise SourceError(f"{where}: expected a file list, found columns {printable(str(listed.schema.names))}")
+    listed.validate(full=True)
     sizes = listed.column("nbytes").to_numpy()
     served = served_nbytes(sizes)
     if (sizes < 0).any() or int(served.sum()) != _int(ref, "content_nbytes"):
