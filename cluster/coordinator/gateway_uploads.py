@@ -74,7 +74,8 @@ class UploadRoute:
     async def _store(self, grant: Grant, receive: Receive, digest: str, length: int) -> None:
         pending: PendingFile | None = None
         try:
-            pending = await self._state.blocking(self._exchange.begin_upload, grant.attempt, length)
+            # Not in a thread: a request that ends while a thread opens the file would leave it behind.
+            pending = self._exchange.begin_upload(grant.attempt, length)
             await self._write(pending, receive, length)
             await self._state.blocking(pending.commit, digest)
         except UploadRefusedError as error:

@@ -36,6 +36,7 @@ TIMEOUT_FLOOR_S = 60.0
 SLOWEST_NBYTES_PER_S = 5e6
 TRIES = 2
 PAUSE_AFTER_FAILURE_S = 30.0
+SWEEP_AFTER_S = 86400.0
 _log = logging.getLogger("muster.intake")
 
 
@@ -79,7 +80,8 @@ class Intake:
         self._not_before_s: dict[str, float] = {}
 
     def start(self) -> str:
-        """Wait for the first child; returns the walls around it."""
+        """Remove what a crash left half-written, wait for the first child; returns the walls around it."""
+        self._exchange.sweep(SWEEP_AFTER_S)
         child = self._idle.get()
         try:
             walls = child.wait_ready()

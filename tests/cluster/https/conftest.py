@@ -156,6 +156,13 @@ class HttpsPool:
             time.sleep(0.01)
         raise AssertionError(f"attempt {attempt} is still {row.state}")
 
+    def upload_is_gone(self, attempt: str, timeout_s: float = 5.0) -> bool:
+        """Whether intake removes the upload, as it does right after it has answered."""
+        deadline = time.monotonic() + timeout_s
+        while self.exchange.has_upload(attempt) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        return not self.exchange.has_upload(attempt)
+
     def quarantine(self, contributor: str) -> None:
         with self.registry.db.write() as c:
             values = {"quarantined_s": time.time(), "reason": "lied"}

@@ -48,7 +48,7 @@ def test_an_honest_result_is_accepted_as_it_was_sent(pool):
     assert table["_muster_position"].to_pylist() == list(range(ref.first_row, ref.first_row + ref.n_rows))
     assert set(table["_muster_file"].to_pylist()) == {"rows.jsonl"}
     assert rejects is None
-    assert not pool.exchange.has_upload(attempt)
+    assert pool.upload_is_gone(attempt)
 
 
 def test_rejected_rows_are_kept_apart(pool):
@@ -114,7 +114,7 @@ def test_what_is_no_result_is_refused_with_its_kind(pool, case):
     state, outcome = pool.outcome(attempt)
     assert (state, outcome["kind"] in kinds) == ("refused", True), outcome
     assert outcome["text"].isprintable()
-    assert not pool.exchange.has_upload(attempt)
+    assert pool.upload_is_gone(attempt)
     assert not [path for path in (pool.dir / "exchange" / "accepted").rglob(f"*{attempt}*") if path.is_file()]
 
 

@@ -18,7 +18,7 @@ def error(response: httpx.Response) -> tuple[int, str]:
 
 
 def leftovers(pool) -> list[str]:
-    return [path.name for path in (pool.dir / "exchange").rglob(".tmp-*") if path.is_file()]
+    return [path.name for path in (pool.dir / "exchange" / "uploads").rglob(".tmp-*") if path.is_file()]
 
 
 def wait_for(condition, timeout_s: float = 10.0) -> None:
