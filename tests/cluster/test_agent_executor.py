@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import subprocess
+import sys
 import threading
 import time
 
@@ -257,3 +259,10 @@ def test_spool_is_bounded(tmp_path):
     assert kept[-1].path.exists()
     spool.drop(kept[-1])
     spool.drop(kept[-1])
+
+
+def test_a_volunteers_process_loads_nothing_of_the_coordinator():
+    script = "import sys, muster.cluster.volunteer.agent; print(*sorted(sys.modules))"
+    loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
+    forbidden = ("muster.cluster.coordinator", "muster.tasks", "muster.trust", "sqlalchemy", "prefect", "starlette")
+    assert [name for name in loaded if name.startswith(forbidden)] == []

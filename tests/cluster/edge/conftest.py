@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import pickle
 import secrets
 import select
 import socket
@@ -235,9 +237,20 @@ def collect(client: PoolClient, n: int, timeout_s: float = 30.0) -> list[KeyStat
     return states
 
 
+class Bomb:
+    """Unpickled, it would touch a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.path}",)
+
+
 class Tools:
     """The helpers above, for tests (test folders are no packages)."""
 
+    Bomb = Bomb
     RawPeer = RawPeer
     job_id = staticmethod(job_id)
     wait_for = staticmethod(wait_for)
@@ -263,3 +276,13 @@ def pool(tmp_path_factory):
 def client(pool):
     with pool.client() as client:
         yield client
+
+
+@pytest.fixture(scope="module")
+def bombs(tmp_path_factory):
+    return tmp_path_factory.mktemp("bombs")
+
+
+@pytest.fixture
+def bomb(bombs):
+    return lambda name: pickle.dumps(Bomb(bombs / name))

@@ -170,7 +170,7 @@ class Relay:
 def test_a_cut_while_computing_costs_nothing_but_the_connection(pool, tools, client):
     relay = Relay(pool.vol_port)
     volunteer = pool.volunteer("vol-8", vol_port=relay.port)
-    keys = tools.submit_units(client, tools.job_id(1500), 2)
+    keys = tools.submit_units(client, tools.job_id(800), 2)
     tools.wait_for(lambda: len(pool.record("vol-8", "began")) == 2, what="at work")
     relay.cut()
     tools.wait_for(lambda: volunteer.log().count("registered as") == 2, what="the volunteer being back")
