@@ -29,8 +29,8 @@ from muster.kernels.text_minhash.permutations import permutations
 
 _MAX_PERMUTATIONS = 1024
 # Seconds on one core of an AMD EPYC (Zen 5), measured by benchmarks/kernels.py on documents and on short rows.
-_COST_S_PER_BYTE = 2.0e-9
-_COST_S_PER_ROW = 4.0e-7
+_COST_S_PER_BYTE = 2.7e-9
+_COST_S_PER_ROW = 2.0e-7
 
 
 class MinhashParams(TextParams):

@@ -32,7 +32,7 @@ _BLOCK = 64  # rows whose counters are gathered before they are written column b
 
 
 class Scratch(NamedTuple):
-    """Buffers for one row: of a byte each (raw … lengths), of a word each (marks … often), hash tables, counters."""
+    """Buffers for one row: by byte (raw … lengths), by word (marks … often), tables, counters, a block of counters."""
 
     raw: Bytes
     classes: Bytes
@@ -51,40 +51,32 @@ class Scratch(NamedTuple):
     table: Words
     sketch: Bytes
     c: Counts
+    block: Ints
 
 
-@helper
-def _scratch(longest: int) -> Scratch:
-    """Return buffers for rows of up to ``longest`` bytes."""
+def scratch_for(longest: int) -> Scratch:
+    """Return buffers for rows of up to ``longest`` bytes; made outside, because that compiles faster."""
     size, n_words = longest + PADDING, longest // 2 + 2
     return Scratch(
-        np.empty(size, np.uint8),
-        np.empty(size, np.uint8),
-        np.empty(size, np.uint8),
-        np.empty(size, np.int32),
-        np.empty(size, np.int32),
-        np.empty(size, np.int32),
-        np.empty(n_words, np.uint8),
-        np.empty(n_words, np.uint64),
-        np.empty(n_words, np.uint64),
-        np.empty(n_words, np.int32),
-        np.empty(n_words, np.int32),
-        np.empty(n_words, np.int32),
-        np.empty(n_words, np.int32),
-        np.empty(n_words, np.int32),
-        np.empty(table_slots(longest + 1), np.uint64),
-        np.empty(sketch_slots(n_words), np.uint8),
-        np.zeros(at.N_COUNTERS, np.int64),
+        raw=np.empty(size, np.uint8),
+        classes=np.empty(size, np.uint8),
+        text=np.empty(size, np.uint8),
+        newlines=np.empty(size, np.int32),
+        starts=np.empty(size, np.int32),
+        lengths=np.empty(size, np.int32),
+        marks=np.empty(n_words, np.uint8),
+        hashes=np.empty(n_words, np.uint64),
+        sums=np.empty(n_words, np.uint64),
+        word_starts=np.empty(n_words, np.int32),
+        word_ends=np.empty(n_words, np.int32),
+        numbers=np.empty(n_words, np.int32),
+        grams=np.empty(n_words, np.int32),
+        often=np.empty(n_words, np.int32),
+        table=np.empty(table_slots(longest + 1), np.uint64),
+        sketch=np.empty(sketch_slots(n_words), np.uint8),
+        c=np.zeros(at.N_COUNTERS, np.int64),
+        block=np.zeros((_BLOCK, at.N_COUNTERS), np.int32),
     )
-
-
-@helper
-def _longest(offsets: Counts, valid: Bytes) -> int:
-    longest = 0
-    for r in range(offsets.shape[0] - 1):
-        if valid.shape[0] == 0 or valid[r] != 0:
-            longest = max(longest, offsets[r + 1] - offsets[r])
-    return longest
 
 
 @helper
@@ -153,9 +145,9 @@ def _write_block(block: Ints, first: int, n: int, counts: Ints) -> None:
 def compile_rows(stamp: int) -> Callable[..., None]:
     """Return the compiled entry; ``stamp`` names the build in Numba's cache key.
 
-    It takes offsets (n + 1 int64), data (uint8), valid (n uint8 or none), the class table, the stop words, decide
-    (stop at the first failing rule), and writes codes (n uint8: failing rule + 1, or 0) and counts (counters x n int32,
-    or counters x 0 if they are not wanted).
+    It takes offsets (n + 1 int64), data (uint8), valid (n uint8 or none), the class table, the stop words, scratch for
+    the longest row, decide (stop at the first failing rule), and writes codes (n uint8: failing rule + 1, or 0) and
+    counts (counters x n int32, or counters x 0 if they are not wanted).
     """
 
     def quality_rows(
@@ -164,14 +156,13 @@ def compile_rows(stamp: int) -> Callable[..., None]:
         valid: Bytes,
         classes: Bytes,
         stop_words: Words,
+        scratch: Scratch,
         decide: bool,
         codes: Bytes,
         counts: Ints,
     ) -> None:
         if stamp < 0:
             return
-        scratch = _scratch(_longest(offsets, valid))
-        block = np.zeros((_BLOCK, at.N_COUNTERS), np.int32)
         n_rows = offsets.shape[0] - 1
         for r in range(n_rows):
             for k in range(at.N_COUNTERS):
@@ -182,8 +173,8 @@ def compile_rows(stamp: int) -> Callable[..., None]:
             if counts.shape[1] != 0:
                 b = r % _BLOCK
                 for k in range(at.N_COUNTERS):
-                    block[b, k] = scratch.c[k]
+                    scratch.block[b, k] = scratch.c[k]
                 if b == _BLOCK - 1 or r == n_rows - 1:
-                    _write_block(block, r - b, b + 1, counts)
+                    _write_block(scratch.block, r - b, b + 1, counts)
 
     return entry(quality_rows)

@@ -28,8 +28,8 @@ from muster.kernels.text_kernel import TextKernel, TextParams
 from muster.kernels.text_quality.counters import COUNTERS, N_COUNTERS, RULES
 
 # Seconds on one core of an AMD EPYC (Zen 5), measured by benchmarks/kernels.py on documents and on short rows.
-_COST_S_PER_BYTE = {"all": 1.2e-8, "decide": 6.0e-9}
-_COST_S_PER_ROW = {"all": 6.0e-7, "decide": 2.0e-7}
+_COST_S_PER_BYTE = {"all": 1.5e-8, "decide": 4.0e-9}
+_COST_S_PER_ROW = {"all": 6.0e-7, "decide": 1.0e-7}
 _REASON_NBYTES = 4 + max(map(len, RULES))
 
 
@@ -73,13 +73,16 @@ class TextQuality(TextKernel):
         return compile_rows(build_stamp(self.build_digest))
 
     def _run_cpu(self, rows: TextBuffers, params: Any) -> list[pa.Array]:
+        from muster.kernels.text_quality.cpu import scratch_for
         from muster.kernels.text_quality.scan import class_table, stop_word_codes
 
         n = rows.n_rows
         decide = params.mode == "decide"
         codes = np.zeros(n, np.uint8)
         counts = np.zeros((N_COUNTERS, 0 if decide else n), np.int32)
-        self._compiled(rows.offsets, rows.data, rows.valid, class_table(), stop_word_codes(), decide, codes, counts)
+        tables = (class_table(), stop_word_codes())
+        scratch = scratch_for(int(np.diff(rows.offsets).max(initial=0)))
+        self._compiled(rows.offsets, rows.data, rows.valid, *tables, scratch, decide, codes, counts)
         validity = validity_buffer(rows.valid) if rows.valid.size else None
         keep = pa.Array.from_buffers(
             pa.bool_(), n, [validity, pa.py_buffer(np.packbits(codes == 0, bitorder="little"))]

@@ -46,16 +46,14 @@ def mask_for(n_keys: int) -> int:
     return n_slots - 1
 
 
-@helper
 def table_slots(n_keys: int) -> int:
-    """Return the slots of a table for up to ``n_keys``."""
-    return mask_for(n_keys) + 1
+    """Return the slots of a table for up to ``n_keys``: ``mask_for`` + 1, for plain Python."""
+    return max(16, 1 << (2 * n_keys - 1).bit_length())
 
 
-@helper
 def sketch_slots(n_keys: int) -> int:
     """Return the slots of a sketch for up to ``n_keys``."""
-    return mask_for(_SKETCH_ROOM * n_keys) + 1
+    return table_slots(_SKETCH_ROOM * n_keys)
 
 
 @helper
