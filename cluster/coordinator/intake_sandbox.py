@@ -5,7 +5,7 @@ privileges; a network namespace of its own, so no network; Landlock (Linux 5.13)
 any more; death with its supervisor. Numbers: linux/prctl.h, linux/sched.h, linux/landlock.h, the syscall table.
 What it does not do: filter system calls (a library for seccomp would come here).
 
-Invariants: nothing raises when a wall is not offered; what is returned names those that hold for the whole process; call
+Invariants: nothing raises when a wall is not offered; what is returned holds for the whole process; call
 ``leave_network`` before and ``confine`` after every import, because nothing can be opened afterwards.
 """
 
