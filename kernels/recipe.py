@@ -35,9 +35,9 @@ class Step:
     kernel: str
     params: dict[str, Any]
 
-    @cached_property
+    @property
     def found(self) -> Kernel:
-        """The kernel itself."""
+        """The kernel itself; not kept here, so that a recipe stays plain data that any process can unpickle."""
         return registry.get(self.kernel)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import subprocess
 import sys
 
@@ -39,6 +40,8 @@ def test_run_adds_only_new_columns_and_keeps_within_its_bound():
     assert made.equals(recipe.run(TABLE, backend="reference"))
     assert recipe.cost_s(2_000_000, 10) > 1.9 * recipe.cost_s(1_000_000, 5) > 0
     recipe.warm()
+    assert len(pickle.dumps(recipe)) < 10_000
+    assert pickle.loads(pickle.dumps(recipe)).run(TABLE).equals(made)
 
 
 @pytest.mark.parametrize(
