@@ -81,6 +81,13 @@ def settings() -> Settings:
         raise ConfigError(f"environment variable {name}: {first['msg'].lower()}, found {first['input']!r}") from error
 
 
+def prepare_prefect() -> Settings:
+    """Do what ``prepare_environment`` does, and make Prefect's folder: its database fails without it."""
+    current = prepare_environment()
+    Path(os.environ["PREFECT_HOME"]).mkdir(parents=True, exist_ok=True)
+    return current
+
+
 def prepare_environment() -> Settings:
     """Export ``Settings.environment`` for this process and its children, without touching what is already set.
 

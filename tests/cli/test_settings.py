@@ -5,7 +5,7 @@ import os
 import pytest
 
 from muster.errors import ConfigError
-from muster.settings import Settings, prepare_environment, settings
+from muster.settings import Settings, prepare_environment, prepare_prefect, settings
 
 
 @pytest.fixture(autouse=True)
@@ -34,6 +34,11 @@ def test_muster_home_moves_it(tmp_path) -> None:
     assert prepare_environment().home == tmp_path / "elsewhere"
     assert os.environ["MUSTER_HOME"] == str(tmp_path / "elsewhere")
     assert os.environ["PREFECT_HOME"] == str(tmp_path / "elsewhere" / "prefect")
+
+
+def test_prefect_finds_its_folder(tmp_path) -> None:
+    prepare_prefect()
+    assert (tmp_path / ".muster" / "prefect").is_dir()
 
 
 def test_what_the_user_has_set_stays() -> None:

@@ -31,9 +31,9 @@ def demo(
 
     One of the volunteers lies and one is killed in mid-run; the published result is compared with a plain run here.
     """
-    from muster.settings import prepare_environment
+    from muster.settings import prepare_prefect
 
-    prepare_environment()
+    prepare_prefect()
     from muster.cli.progress import ProgressView
     from muster.flows.demo import run
 

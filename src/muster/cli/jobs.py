@@ -131,6 +131,9 @@ def _directly(job: PreprocessParams) -> JobReport:
 
 
 def _through_prefect(job: PreprocessParams) -> JobReport:
+    from muster.settings import prepare_prefect
+
+    prepare_prefect()
     try:
         import prefect  # noqa: F401 - only to say clearly what is missing
     except ModuleNotFoundError as error:
