@@ -5,7 +5,7 @@ Does nothing else, and starts no thread (a forked thread would be lost with its 
 
 from __future__ import annotations
 
-import pyarrow.compute  # noqa: F401 - imported for the forked children
+import pyarrow.compute
 import pyarrow.parquet  # noqa: F401
 
 from muster.kernels import registry

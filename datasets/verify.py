@@ -156,8 +156,9 @@ class _Verifier:
         if claims.rejects_rows:
             self._check_bytes(REJECTS_FILE, names, claims.rejects_nbytes, claims.rejects_blake3)
             self._check_count(REJECTS_FILE, claims.rejects_rows)
-        _expect(CERTIFICATE_FILE, "rows of rejects", claims.rejected, claims.rejects_rows)
-        return claims.rejects_rows
+        if not claims.rejects_skipped:
+            _expect(CERTIFICATE_FILE, "rows of rejects", claims.rejected, claims.rejects_rows)
+        return claims.rejected
 
     def _check_bytes(self, name: str, names: set[str], nbytes: int, digest: str) -> None:
         if name not in names:
@@ -197,6 +198,7 @@ class _Claims:
     rejects_rows: int
     rejects_nbytes: int
     rejects_blake3: str
+    rejects_skipped: bool  # the job was told to count bad rows and not to list them
 
     @staticmethod
     def of(certificate: Mapping[str, Any]) -> _Claims:
@@ -214,6 +216,7 @@ class _Claims:
                 rejects["rows"],
                 rejects["nbytes"],
                 rejects["blake3"],
+                certificate.get("on_bad_row") == "skip",
             )
         except (KeyError, TypeError, IndexError) as err:
             raise VerificationError(f"{CERTIFICATE_FILE}: expected field {err}, found none") from None

@@ -74,7 +74,7 @@ class Referees:
                 n_workers=self._n_workers,
                 threads_per_worker=1,
                 processes=True,
-                dashboard_address=None,
+                dashboard_address="127.0.0.1:0",
                 memory_limit=0,
                 security=Security.temporary(),
                 silence_logs=logging.ERROR,
@@ -138,6 +138,8 @@ _LOCAL_CONFIG = {
     "distributed.worker.multiprocessing-method": "forkserver" if os.name == "posix" else "spawn",
     "distributed.worker.profile.enabled": False,
     "distributed.scheduler.active-memory-manager.start": False,
+    "distributed.scheduler.http.routes": [],
+    "distributed.worker.http.routes": [],
     "distributed.admin.system-monitor.disk": False,
     "distributed.admin.system-monitor.gil.enabled": False,
 }
