@@ -6,6 +6,7 @@ is run and reads no result. Prints one JSON object.
 What the numbers mean:
 - ``startup_s``: from this process's first line until the pool is open and its volunteers have registered (embedded), or
   until the fork server is warm (local), without the plan stage, which runs first;
+- ``ready_s``: the same with the plan stage; ``whole_s``: until publication;
 - ``wall_s``: plan stage + from there until the publish stage has returned; closing the pool is not in it, and referees,
   which start in the background, may still be starting in it;
 - ``cpu_s`` (local): this process's CPU inside ``run`` + all CPU of the fork server's children (each starts at 0);
@@ -77,6 +78,7 @@ def embedded(params: Any, clocks: Clocks, volunteers: int) -> dict[str, Any]:
     split = dict(report.trusted_cpu_s)
     split["plan"] = split.get("plan", 0.0) + clocks.stage_cpu_s["plan"]
     return {
+        "ready_s": clocks.open_s - BEGAN_S,
         "startup_s": clocks.open_s - BEGAN_S - plan_s,
         "wall_s": plan_s + clocks.ended_s - clocks.open_s,
         "whole_s": clocks.ended_s - BEGAN_S,
@@ -150,7 +152,7 @@ def main() -> None:
     clocks = Clocks()
     measured = local(params, clocks) if args["pool"] == "local" else embedded(params, clocks, args["volunteers"])
     rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    print(json.dumps({**measured, "peak_rss_nbytes": rss}))
+    print(json.dumps({**measured, "peak_rss_nbytes": rss, "life_s": time.monotonic() - BEGAN_S}))
 
 
 if __name__ == "__main__":

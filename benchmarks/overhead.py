@@ -3,13 +3,13 @@
 Real text on two compute processes of one thread each, A B C A B C …, each run in a process of its own with a fresh
 pool folder, files in the page cache and compiled kernels in the compile cache; one run of each before any that counts.
 Parts: ``paragraphs`` (a million short rows), ``documents`` (whole files), both with text.quality@1 and text.minhash@1,
-and ``spin`` (bench.spin@1, a second of CPU for each MB), B and C only. Outputs must be equal: the canonical digest of the
-kernel columns in the order of file and position.
+and ``spin`` (bench.spin@1, a second of CPU for each MB), B and C only. Outputs must be equal: the canonical digest of
+the kernel columns in the order of file and position.
 
 Wall starts when the cluster or pool can compute (A: kernels loaded on both workers; B: pool open, volunteers
 registered; C: fork server warm) and ends when all is written (A) or published (B, C); planning is inside. See
-``one_job.py``. Leverage is C's CPU seconds / all of B's trusted CPU seconds. It does NOT measure networks: all is on one machine, where
-B's volunteers share the cores with the trusted side.
+``one_job.py``. Leverage is C's CPU seconds / all of B's trusted CPU seconds. It does NOT measure networks: all is on
+one machine, where B's volunteers share the cores with the trusted side.
 
 Run: ``python benchmarks/overhead.py [--parts paragraphs,documents,spin] [--repeats 5] [--scale 1.0] [--render]``
 """

@@ -37,12 +37,17 @@ def machine() -> str:
     return f"{model}, {os.cpu_count()} cores, Python {platform.python_version()}, {packages}"
 
 
+def load() -> float:
+    """Runnable processes of this machine, mean of the last minute: how quiet it was."""
+    return os.getloadavg()[0]
+
+
 def child(command: Sequence[str], env: dict[str, str], timeout_s: float) -> Record:
     """Run a process that prints one JSON object as its last line; return it, with ``load`` before the start.
 
     Raises RuntimeError with the end of the output if the process fails.
     """
-    load = os.getloadavg()[0]
+    before = load()
     began_s = time.monotonic()
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=timeout_s, check=False)
     wall_s = time.monotonic() - began_s
@@ -52,7 +57,7 @@ def child(command: Sequence[str], env: dict[str, str], timeout_s: float) -> Reco
         )
     lines = done.stdout.strip().splitlines()
     found: Record = json.loads(lines[-1]) if lines and lines[-1].startswith("{") else {}
-    return {"load": load, "process_wall_s": wall_s} | found
+    return {"load": before, "process_wall_s": wall_s} | found
 
 
 def environment(home: Path) -> dict[str, str]:
@@ -75,11 +80,11 @@ def save(name: str, part: str, records: Iterable[Record], folder: Path = RESULTS
 
 
 def _arguments() -> list[str]:
-    """The command's arguments, without the work folder, which names a place on this machine."""
+    """The command's arguments, without folders, which name places on this machine."""
     kept, skip = [], False
     for text in sys.argv[1:]:
-        if skip or text.startswith("--work"):
-            skip = text == "--work"
+        if skip or text.startswith(("--work", "--results")):
+            skip = text in ("--work", "--results")
             continue
         kept.append(text)
     return kept
