@@ -141,6 +141,9 @@ class Dispatcher:
         self._drain_events()  # what the volunteer did before it said so is in the registry by now
         for event in happenings.of_key(self.run, unit, issue, status, text):
             self.apply(event)
+        row = self.run.store.unit(self.job_id, unit)
+        if (row.state, row.issue) != ("open", issue):
+            self.window.close_key(unit, issue)
 
     def _on_tick(self) -> None:
         self.run.pool.check()

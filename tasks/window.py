@@ -49,8 +49,9 @@ class Window:
             if following is None:
                 return
             unit, issue = following
-            if unit in self._out:
-                continue
+            row = self._run.store.unit(self._job, unit)
+            if unit in self._out or (row.state, row.issue) != ("open", issue):
+                continue  # settled or reissued since it was queued
             key = unit_key(self._job, unit, issue)
             self._run.pool.client.submit(make_unit(self._job, unit, issue), key)
             self._out[unit] = (key, issue)
@@ -75,6 +76,11 @@ class Window:
         out = self._out.pop(unit, None)
         if out is not None:
             self._run.pool.client.release(out[0])
+
+    def close_key(self, unit: str, issue: int) -> None:
+        """Forget an issue whose key has ended and of which nothing more will come."""
+        if self._out.get(unit, ("", 0))[1] == issue:
+            self.release(unit)
 
     def busy(self) -> bool:
         """Whether a unit is out or waits to go out again."""
