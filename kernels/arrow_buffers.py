@@ -40,12 +40,21 @@ class TextBuffers:
         return len(self.offsets) - 1
 
 
+_JOIN_UP_TO_NBYTES = 1 << 28  # well below the 2 GiB that 32-bit offsets reach
+
+
 def text_chunks(table: pa.Table, column: str, kernel_id: str) -> Iterator[pa.Array]:
-    """Yield the chunks of a text column as string or large_string arrays, in order; refuse any other type."""
+    """Yield the chunks of a text column as string or large_string arrays, in order; refuse any other type.
+
+    Many small chunks (rows picked here and there) are joined first: a call has a cost of its own.
+    """
     if table.column_names.count(column) != 1:
         found = ", ".join(map(repr, table.column_names[:20])) or "none"
         raise KernelInputError(f"kernel {kernel_id}: expected one column {column!r}, found columns: {found}")
-    for chunk in table.column(column).chunks:
+    values = table.column(column)
+    if values.num_chunks > 1 and values.nbytes <= _JOIN_UP_TO_NBYTES:
+        values = pa.chunked_array([pa.concat_arrays([_as_string(c, column, kernel_id) for c in values.chunks])])
+    for chunk in values.chunks:
         yield _as_string(chunk, column, kernel_id)
 
 

@@ -7,6 +7,8 @@ change between versions. It does NOT depend on NumPy or the interpreter.
 
 from __future__ import annotations
 
+from functools import cache
+
 MASK = (1 << 64) - 1
 WORD_MULTIPLIER = 0x9E3779B97F4A7C15
 SHINGLE_MULTIPLIER = 0xD6E8FEB86659FD93
@@ -22,6 +24,7 @@ def mix(x: int) -> int:
     return x ^ (x >> 31)
 
 
+@cache
 def permutations(n: int) -> tuple[list[int], list[int]]:
     """Return the first ``n`` multipliers (odd) and increments; a longer table begins with the shorter one."""
     state, draws = SEED, []
