@@ -134,7 +134,7 @@ class Referees:
         self.close()
 
 
-_LOCAL_CONFIG = {
+_LOCAL_CONFIG: dict[str, Any] = {
     "distributed.worker.multiprocessing-method": "forkserver" if os.name == "posix" else "spawn",
     "distributed.worker.profile.enabled": False,
     "distributed.scheduler.active-memory-manager.start": False,

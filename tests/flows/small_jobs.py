@@ -18,7 +18,7 @@ from muster.tasks.job import PreprocessParams
 from muster.tasks.report import JobReport
 
 RECIPE = ["text.quality@1", "text.minhash@1"]
-WORDS = ("the", "be", "to", "of", "and", "that", "have", "with", "quick", "brown", "fox", "lazy", "dog", "data", "chunk")
+WORDS = ("the", "be", "to", "of", "and", "that", "have", "with", "quick", "brown", "fox", "lazy", "data", "chunk")
 
 
 def write_corpus(path: Path, n_rows: int, seed: int = 0, row_group_rows: int = 250) -> pa.Table:
