@@ -12,6 +12,8 @@ and reason; input rows = published rows + rejects, whatever the choice.
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +28,7 @@ from muster.datasets.result_format import POSITION_COLUMN, REASON
 from muster.datasets.sources import Source
 from muster.errors import BadRowError
 from muster.tasks.plan import Prepared
+from muster.tasks.run import Run
 
 _ROW_HINT = "mend the row, or run again with --on-bad-row skip or --on-bad-row quarantine"
 _CARRIED_HINT = "mend the value, leave the column out of --with-columns, or let --on-bad-row skip make it null"
@@ -36,6 +39,19 @@ def error(source: Source, ref: ChunkRef, position: int, reason: str, hint: str =
     lines = ref.format == "jsonl" or "lines" in ref.detail
     where = f"row {position} (line {position + 1})" if lines else f"row {position}"
     return BadRowError(f"{source.files[ref.file].name}: {where}: {reason}", hint=hint)
+
+
+def of_result(run: Run, unit: str, attempt: str) -> BadRowError:
+    """Return the error that ends a job because of the first reject of a result."""
+    ref = ChunkRef.from_json(run.store.unit(run.job.job_id, unit).chunk)
+    _, rejects = run.pool.exchange.accepted_paths(attempt)
+    return error(run.source, ref, *first_reject(str(rejects)))
+
+
+def standing(run: Run) -> Iterator[tuple[str, str]]:
+    """Yield unit and attempt of each accepted result that holds rejects."""
+    rows = run.store.accepted(run.job.job_id)
+    return ((row.unit_id, row.attempt_id) for row in rows if json.loads(row.outcome)["rejected"])
 
 
 def first_reject(rejects_path: str | Path) -> tuple[int, str]:

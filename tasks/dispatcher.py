@@ -22,9 +22,8 @@ import numpy as np
 
 from muster.cluster.coordinator.rows import HOME, EventRow, UnitRow
 from muster.cluster.coordinator.step import Step
-from muster.datasets.chunks import ChunkRef
-from muster.errors import BadRowError, JobError
-from muster.tasks import happenings, recompute
+from muster.errors import JobError
+from muster.tasks import bad_rows, happenings, recompute
 from muster.tasks.recompute import Check, Claim
 from muster.tasks.run import Run
 from muster.tasks.stored_records import dump, load_contributor, load_unit
@@ -47,6 +46,7 @@ class Dispatcher:
         self.job_id = run.job.job_id
         self._contributors = {n: load_contributor(t) for n, t in run.store.standings(self.job_id).items()}
         self._seq = run.store.job(self.job_id).events_seq
+        self._fail_on_bad_row = run.params.on_bad_row == "fail"
         standing = run.store.count_units(self.job_id)
         self.resumed = standing.get("accepted", 0) + standing.get("trusted", 0)  # results of an earlier run
         self.on_report: Callable[[ev.AuditReported], None] | None = None  # the final audit counts its rows
@@ -106,6 +106,9 @@ class Dispatcher:
         for name, who in list(self._contributors.items()):
             if who.quarantined:
                 self._discard(ev.DiscardContributor(name, who.reason))
+        if self._fail_on_bad_row:
+            for unit, attempt in bad_rows.standing(self.run):
+                self._check_reject(unit, attempt)
 
     def _resume_audits(self, state: str) -> None:
         after = -1
@@ -134,8 +137,8 @@ class Dispatcher:
                 step.mark_seen(self.job_id, row.seq)
             return
         self.apply(event, seq=row.seq)
-        if happenings.rejected_rows(row) and self.run.params.on_bad_row == "fail":
-            self._check_reject(row)
+        if happenings.rejected_rows(row) and self._fail_on_bad_row:
+            self._check_reject(row.unit_id, row.attempt_id)
 
     def _on_key(self, unit: str, issue: int, status: str, text: str) -> None:
         self._drain_events()  # what the volunteer did before it said so is in the registry by now
@@ -215,11 +218,12 @@ class Dispatcher:
         tag = ("compare", order.unit, order.attempt, order.late)
         self.run.referees.submit(tag, recompute.compare_claims, self.run.work, *claims)
 
-    def _check_reject(self, row: EventRow) -> None:
-        """``--on-bad-row fail``: a rejected row ends the job, but only once a referee has seen it too."""
-        claim = self._claim(row.unit_id, row.attempt_id)
-        first = np.zeros(1, dtype=np.int64)
-        tag = ("reject", row.unit_id, row.attempt_id, row.contributor)
+    def _check_reject(self, unit: str, attempt: str) -> None:
+        """``--on-bad-row fail``: a rejected row ends the job, but only once trusted compute has seen it too."""
+        if self.run.store.attempts.by(attempt)[1] == HOME:
+            raise bad_rows.of_result(self.run, unit, attempt)
+        first, claim = np.zeros(1, dtype=np.int64), self._claim(unit, attempt)
+        tag = ("reject", unit, attempt)
         self.run.referees.submit(tag, recompute.check_ranks, self.run.work, claim, first[:0], first)
 
     def _compute_at_home(self, order: ev.ComputeAtHome) -> None:
@@ -267,19 +271,13 @@ class Dispatcher:
             self._checked(("check", unit, attempt, None), check, error)
 
     def _reject_checked(self, tag: tuple[Any, ...], check: Check | None, error: BaseException | None) -> None:
-        _, unit, attempt, _contributor = tag
+        _, unit, attempt = tag
         if check is None:
             raise JobError(f"a referee could not recompute a rejected row: {_said(error)}")
         if check.difference is not None or not check.source_unchanged:
             self._report(unit, attempt, None, check)
             return
-        ref = ChunkRef.from_json(self.run.store.unit(self.job_id, unit).chunk)
-        _, rejects = self.run.pool.exchange.accepted_paths(attempt)
-        position, reason = recompute.first_reject(str(rejects))
-        raise BadRowError(
-            f"{self.run.source.files[ref.file].name}: row {position}: {reason}",
-            hint="mend the row, or run again with --on-bad-row skip or --on-bad-row quarantine",
-        )
+        raise bad_rows.of_result(self.run, unit, attempt)
 
     def _home_done(self, tag: tuple[Any, ...], outcome: Any, error: BaseException | None) -> None:
         _, unit, attempt = tag
@@ -289,6 +287,8 @@ class Dispatcher:
             return
         self.run.store.attempts.end_home(attempt, "validated", json.dumps(outcome))
         self.apply(ev.RefereeComputed(unit, outcome["digest"], attempt))
+        if outcome["rejected"] and self._fail_on_bad_row:
+            raise bad_rows.of_result(self.run, unit, attempt)
 
     @property
     def contributors(self) -> dict[str, ContributorRecord]:

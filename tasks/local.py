@@ -15,15 +15,17 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from itertools import islice
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 from muster.cluster.coordinator.rows import HOME, AcceptedRow
 from muster.cluster.service import bare_main, start_method
 from muster.datasets.chunks import ChunkRef
+from muster.datasets.exchange import Exchange
 from muster.datasets.manifest import Manifest
 from muster.errors import BadRowError, KernelError, MusterError, SourceError
-from muster.tasks import recompute
+from muster.tasks import bad_rows, recompute
 from muster.tasks.costs import Costs
 from muster.tasks.plan import Prepared
 from muster.tasks.progress import Progress, Reporter
@@ -81,23 +83,32 @@ def _compute(prepared: Prepared, folder: Path, reporter: Reporter) -> int:
     """Compute the chunks that have no result yet; return the number of all chunks."""
     n_workers = os.cpu_count() or 1
     todo: Iterator[tuple[ChunkRef, str]] = prepared.chunks()
+    if start_method() == "spawn":
+        prepared.recipe.warm()  # once, into the compile cache; a fork server has compiled already
     context = multiprocessing.get_context(start_method())
+    job = (prepared.work, str(folder), prepared.params.on_bad_row == "fail")
+    bad: list[tuple[int, BadRowError]] = []
     done = total = 0
     with bare_main(), ProcessPoolExecutor(n_workers, mp_context=context) as pool:
-        running: dict[Future[None], ChunkRef] = {}
+        running: dict[Future[tuple[int, str] | None], ChunkRef] = {}
         try:
             while True:
-                for ref, unit in islice(todo, 2 * n_workers - len(running)):
+                # after a bad row, only what runs is finished: of several bad rows the first one is named
+                for ref, unit in islice(todo, 0 if bad else 2 * n_workers - len(running)):
                     total += 1
                     if (folder / f"{unit}.json").exists():
                         done += 1
                         continue
-                    running[pool.submit(_compute_one, prepared.work, ref.to_json(), unit, str(folder))] = ref
+                    running[pool.submit(_compute_one, *job, ref.to_json(), unit)] = ref
+                if not running and bad:
+                    raise min(bad, key=itemgetter(0))[1]
                 if not running:
                     return total
                 finished, _ = wait(running, return_when=FIRST_COMPLETED)
                 for future in finished:
-                    _check(prepared, running.pop(future), future)
+                    ref = running.pop(future)
+                    found = _found(prepared, ref, future)
+                    bad += [] if found is None else [(ref.index, bad_rows.error(prepared.source, ref, *found))]
                     done += 1
                 reporter.update(Progress("compute", done, total, "chunks", note="on this machine"))
         except BaseException:
@@ -105,16 +116,21 @@ def _compute(prepared: Prepared, folder: Path, reporter: Reporter) -> int:
             raise
 
 
-def _compute_one(work: Work, chunk: str, unit: str, folder: str) -> None:
+def _compute_one(work: Work, folder: str, fail_on_bad_row: bool, chunk: str, unit: str) -> tuple[int, str] | None:
+    """Compute a chunk and note its result; return the first bad row instead if that is to fail the job."""
     outcome = recompute.compute_unit(work, chunk, unit)
+    if fail_on_bad_row and outcome["rejected"]:
+        return bad_rows.first_reject(str(Exchange(Path(work.exchange_dir)).accepted_paths(unit)[1]))
     row = {"chunk": chunk, "outcome": json.dumps(outcome)}
     path = Path(folder, f"{unit}.json")
     temporary = path.with_suffix(".new")
     temporary.write_text(json.dumps(row))
     temporary.replace(path)
+    return None
 
 
-def _check(prepared: Prepared, ref: ChunkRef, future: Future[None]) -> None:
+def _found(prepared: Prepared, ref: ChunkRef, future: Future[tuple[int, str] | None]) -> tuple[int, str] | None:
+    """Return the bad row that ended a chunk, if one did; raise what failed it."""
     error = future.exception()
     name = prepared.source.files[ref.file].name
     if isinstance(error, MusterError):
@@ -122,12 +138,10 @@ def _check(prepared: Prepared, ref: ChunkRef, future: Future[None]) -> None:
     if error is not None:
         last = ref.first_row + ref.n_rows - 1
         raise KernelError(f"{name}, rows {ref.first_row}-{last}: {type(error).__name__}: {error}") from error
+    return future.result()
 
 
 def _accepted(prepared: Prepared, folder: Path) -> Iterator[AcceptedRow]:
     for ref, unit in prepared.chunks():
         row: dict[str, Any] = json.loads((folder / f"{unit}.json").read_text())
         yield AcceptedRow(unit, ref.index, row["chunk"], ref.n_rows, unit, HOME, HOME, row["outcome"])
-
-
-__all__ = ["BadRowError", "run_local"]

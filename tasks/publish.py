@@ -12,23 +12,20 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from muster.cluster.coordinator.rows import AcceptedRow
 from muster.datasets.certificate import certificate_body, sign_certificate
-from muster.datasets.chunks import ChunkRef
 from muster.datasets.exchange import Exchange
 from muster.datasets.keystore import KeyStore, create_signing_key, load_signing_key
 from muster.datasets.manifest import Manifest, ManifestRow
 from muster.datasets.publish import Publication
-from muster.datasets.reading import read_chunk
 from muster.errors import OutputError
 from muster.settings import settings
+from muster.tasks import bad_rows
 from muster.tasks.plan import Prepared
 from muster.tasks.progress import Progress, Reporter
 from muster.tasks.report import JobReport
@@ -67,14 +64,16 @@ def publish_dataset(what: Publishable, reporter: Reporter) -> dict[str, Any]:
     rejects: list[tuple[Path, str]] = []
     with Publication(prepared.params.out, prepared.job_id) as publication:
         publication.begin()
-        published = Manifest()
+        published, carried_nulls = Manifest(), 0
         for row, accepted in zip(what.manifest, what.accepted, strict=True):
-            published.append(_add_part(publication, prepared, exchange, row, accepted))
+            part, n_null = _add_part(publication, prepared, exchange, row, accepted)
+            published.append(part)
+            carried_nulls += n_null
             if row.rejected and prepared.params.on_bad_row == "quarantine":
                 rejects.append(_rejects_of(exchange, accepted))
             reporter.update(Progress("publish", done=len(published), total=len(what.manifest), noun="chunks"))
         rejects_file, manifest_file = publication.add_rejects(rejects), publication.add_manifest(published)
-        body = certificate_body(prepared.job_id, published, manifest_file, rejects_file, _fields(what))
+        body = certificate_body(prepared.job_id, published, manifest_file, rejects_file, _fields(what, carried_nulls))
         certificate = sign_certificate(body, _operator_key())
         publication.complete(certificate)
     return dict(json.loads(certificate))
@@ -90,19 +89,12 @@ def _operator_key() -> Ed25519PrivateKey:
 
 def _add_part(
     publication: Publication, prepared: Prepared, exchange: Exchange, row: ManifestRow, accepted: AcceptedRow
-) -> ManifestRow:
+) -> tuple[ManifestRow, int]:
+    """Add a chunk's part; return its row and how many carried values are null because they could not be read."""
     kept, _ = exchange.accepted_paths(accepted.attempt_id)
-    carried = partial(_passthrough, prepared, accepted) if prepared.params.passthrough else None
-    return publication.add_part(row, kept, json.loads(accepted.outcome)["kept_blake3"], carried)
-
-
-def _passthrough(prepared: Prepared, accepted: AcceptedRow) -> pa.Table:
-    """Return the columns to carry along for all rows of a chunk, in the order the user gave."""
-    source = prepared.source
-    ref = source.with_columns(ChunkRef.from_json(accepted.chunk), prepared.params.passthrough)
-    source.check_unchanged(ref.file)
-    rows = read_chunk(ref, source.schema, source.byte_source(ref.file))
-    return rows.table.select(list(prepared.params.passthrough))
+    carried, n_null = bad_rows.carried_columns(prepared, accepted) if prepared.params.passthrough else (None, 0)
+    columns = None if carried is None else lambda: carried
+    return publication.add_part(row, kept, json.loads(accepted.outcome)["kept_blake3"], columns), n_null
 
 
 def _rejects_of(exchange: Exchange, accepted: AcceptedRow) -> tuple[Path, str]:
@@ -112,11 +104,12 @@ def _rejects_of(exchange: Exchange, accepted: AcceptedRow) -> tuple[Path, str]:
     return path, str(json.loads(accepted.outcome)["rejects_blake3"])
 
 
-def _fields(what: Publishable) -> dict[str, Any]:
+def _fields(what: Publishable, carried_nulls: int) -> dict[str, Any]:
     params = what.prepared.params
     mine = {name: value for name, value in what.claims.items() if name != "job"}
     return mine | {
         "source": {"url": params.source, "fingerprint": what.prepared.source.fingerprint()},
         "recipe_steps": json.loads(what.prepared.recipe.to_json())["steps"],
         "on_bad_row": params.on_bad_row,
+        "carried_nulls": carried_nulls,
     }

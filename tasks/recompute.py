@@ -25,10 +25,10 @@ from muster.datasets import results
 from muster.datasets.chunks import ChunkRef
 from muster.datasets.digest import table_digest
 from muster.datasets.exchange import Exchange, UploadRefusedError, file_blake3
-from muster.datasets.reading import read_chunk
-from muster.datasets.result_format import POSITION_COLUMN, REASON
+from muster.datasets.reading import ChunkRows, read_chunk
+from muster.datasets.result_format import POSITION_COLUMN
 from muster.datasets.sources import Source
-from muster.errors import JobError, SourceChangedError
+from muster.errors import JobError, SourceChangedError, SourceError
 from muster.kernels.recipe import Recipe
 
 _MAX_CELL_CHARS = 200
@@ -100,18 +100,25 @@ def compare_claims(work: Work, standing: Claim, late: Claim) -> tuple[Check, Che
     return _check(work, standing, ref, positions), _check(work, late, ref, positions)
 
 
-def first_reject(rejects_path: str) -> tuple[int, str]:
-    """Return position and reason of a result's first rejected row."""
-    first = pq.read_table(rejects_path).slice(0, 1).to_pylist()[0]
-    return int(first[POSITION_COLUMN]), str(first[REASON])
-
-
 def compute_rows(work: Work, ref: ChunkRef, positions: npt.NDArray[np.int64] | None) -> pa.Table:
     """Return the result table of ``positions`` (None: the whole chunk), computed here from the source."""
     source, recipe, schema = _opened(work)
-    rows = read_chunk(ref, schema, source.byte_source(ref.file), None if positions is None else positions.tolist())
+    rows = _read(source, ref, schema, None if positions is None else positions.tolist())
     where = np.arange(ref.first_row, ref.first_row + ref.n_rows, dtype=np.int64) if positions is None else positions
     return results.build_result(where, rows.reject, recipe.run(rows.table))
+
+
+def _read(source: Source, ref: ChunkRef, schema: pa.Schema, positions: list[int] | None) -> ChunkRows:
+    """Read rows; an error names the file, which a reader of byte ranges does not know."""
+    try:
+        return read_chunk(ref, schema, source.byte_source(ref.file), positions)
+    except SourceError as error:
+        source.check_unchanged(ref.file)
+        name = source.files[ref.file].name
+        if name in error.message:
+            raise
+        rest = error.message.removeprefix(f"file {ref.file}, ")
+        raise type(error)(f"{name}: {rest}", hint=error.hint) from error
 
 
 def compute_unit(work: Work, chunk: str, attempt: str) -> dict[str, Any]:

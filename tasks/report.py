@@ -60,6 +60,8 @@ class JobReport:
             return [("published", f"{self.out} is complete already; nothing to do"), ("next", self.next_command)]
         mib_s = self.input_nbytes / 2**20 / self.wall_s if self.wall_s else 0.0
         lines = [("rows", f"{self.kept:,} published, {self.rejected:,} rejected, of {self.rows:,}")]
+        if nulls := self.certificate.get("carried_nulls"):
+            lines.append(("carried", f"{nulls:,} values of the carried columns can't be read and are null"))
         resumed = f"; {self.resumed_chunks} taken over from an earlier run" if self.resumed_chunks else ""
         lines.append(("chunks", f"{self.chunks} in {self.n_attempts} attempts{resumed}"))
         lines.append(("time", f"{self.wall_s:.1f} s, {mib_s:.1f} MiB/s of input read"))
