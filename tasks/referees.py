@@ -43,6 +43,7 @@ class Referees:
         self._starting: threading.Thread | None = None
         self._cluster: Any = None
         self._pending: dict[Hashable, Any] = {}
+        self._handing_over = threading.Lock()  # a task is pending or its outcome is queued, never neither
         self.outcomes: queue.SimpleQueue[Outcome] = queue.SimpleQueue()
         self._start_cpu_s = 0.0
 
@@ -90,7 +91,8 @@ class Referees:
     @property
     def n_pending(self) -> int:
         """Tasks submitted and not yet reported."""
-        return len(self._pending)
+        with self._handing_over:
+            return len(self._pending)
 
     def tags(self) -> list[Hashable]:
         """Return the tags of the tasks that are under way."""
@@ -103,10 +105,11 @@ class Referees:
         future.add_done_callback(lambda done: self._report(tag, done))
 
     def _report(self, tag: Hashable, future: Any) -> None:
-        self._pending.pop(tag, None)
         error = None if future.status == "finished" else (future.exception() or RuntimeError(future.status))
         value = future.result() if error is None else None
-        self.outcomes.put(Outcome(tag, value, error))
+        with self._handing_over:
+            self._pending.pop(tag, None)
+            self.outcomes.put(Outcome(tag, value, error))
 
     def cpu_s(self) -> float:
         """CPU seconds of the local referees since they were ready; 0 for a cluster elsewhere."""
