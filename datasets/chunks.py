@@ -103,7 +103,8 @@ def chunk_fingerprint(ref: ChunkRef, schema: pa.Schema, options: Mapping[str, in
     """BLAKE3 (hex) of a reference, the frozen schema it is read with, and the parse options."""
     from muster.datasets.digest import schema_digest
 
-    parts = ["muster.chunk@1", ref.digest, schema_digest(schema), dict(options or {})]
+    # the number counts changes of what readers make of the same bytes, reasons of rejects included
+    parts = ["muster.chunk@2", ref.digest, schema_digest(schema), dict(options or {})]
     return blake3(_encode(parts)).hexdigest()
 
 

@@ -254,7 +254,10 @@ def hash_stream(file: Any, on_progress: Callable[[int, int], None] | None, nbyte
 
 def _whole(data: bytes, path: str, offset: int, length: int) -> bytes:
     if len(data) != length:
-        raise SourceChangedError(f"{path}: expected {length} bytes at {offset}, found {len(data)}: the file is shorter")
+        raise SourceChangedError(
+            f"{path}: the source changed under the running job: "
+            f"expected {length} bytes at {offset}, found {len(data)}: the file is shorter"
+        )
     return data
 
 

@@ -79,6 +79,10 @@ class Publication:
         """What is at OUT: ``absent``, ``partial`` and ``complete`` (of this job), or ``foreign``."""
         return self._target.state()
 
+    def require_writable(self) -> None:
+        """OutputError if it is plain before any work that OUT can't be written."""
+        self._target.require_writable()
+
     def begin(self) -> None:
         """Start; what a crashed publication of this job left is removed. OutputError if OUT is taken."""
         self._target.begin()

@@ -43,6 +43,10 @@ class Target(Protocol):
         """What is there: nothing, our own unfinished work, our own whole dataset, or something of another origin."""
         ...
 
+    def require_writable(self) -> None:
+        """OutputError if it is plain already that nothing can be written there."""
+        ...
+
     def begin(self) -> None:
         """Start from nothing: remove our own unfinished work. OutputError if OUT is taken."""
         ...
@@ -101,6 +105,13 @@ class _LocalTarget:
             whole = (self.out / MANIFEST_FILE).is_file() and certificate.is_file()
             return "complete" if whole and _job_of(_read_bounded(certificate)) == self._job else "foreign"
         return "partial" if self.hidden.exists() else "absent"
+
+    def require_writable(self) -> None:
+        folder = next(path for path in self.out.parents if path.exists())
+        if not folder.is_dir():
+            raise OutputError(f"{self.out}: can't be made: {folder} is not a folder")
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise OutputError(f"{self.out}: can't be made: no permission to write in {folder}")
 
     def begin(self) -> None:
         _require_free(self.state(), str(self.out))
@@ -165,6 +176,9 @@ class _StoreTarget:
         if marker != self._job:
             return "foreign"
         return "complete" if self._fs.exists(self._path(MANIFEST_FILE)) else "partial"
+
+    def require_writable(self) -> None:
+        """Nothing is plain about a store before something is written."""
 
     def begin(self) -> None:
         _require_free(self.state(), self._root)

@@ -147,9 +147,10 @@ class Source:
             return
         nbytes, version = self.origin.look(file.path)
         if version != file.version:
+            grown = f"expected {file.nbytes} bytes, found {nbytes}"
+            what = grown if nbytes != file.nbytes else "of the same size, but written again since it was planned"
             raise SourceChangedError(
-                f"{file.name}: the source changed under the running job: expected {file.nbytes} bytes "
-                f"(version {file.version}), found {nbytes} bytes (version {version})",
+                f"{file.name}: the source changed under the running job: {what}",
                 hint="run the job again: it is planned anew and keeps what is still valid",
             )
 

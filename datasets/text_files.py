@@ -21,7 +21,7 @@ from blake3 import blake3
 from muster.datasets import arrow_ipc
 from muster.datasets.chunks import MAX_INPUT_NBYTES, ChunkRef, coalesce
 from muster.datasets.cutting import Cut, Target
-from muster.datasets.reading import ByteSource, ChunkRows, printable
+from muster.datasets.reading import ByteSource, ChunkRows, printable, reject_array
 from muster.datasets.schemas import conform, context
 from muster.errors import SourceChangedError, SourceError
 
@@ -126,11 +126,28 @@ def read(ref: ChunkRef, schema: pa.Schema, source: ByteSource, positions: npt.ND
         texts = _contents(source, starts[wanted].tolist(), served[wanted].tolist(), listed)
         columns["text"] = pa.chunked_array([pa.array(texts, pa.large_binary())])
         reasons = {
-            row: f"file of {size} bytes: larger than {MAX_TEXT_NBYTES >> 20} MiB"
+            row: f"{size} bytes, larger than {MAX_TEXT_NBYTES >> 20} MiB"
             for row, size in enumerate(sizes[wanted].tolist())
             if size > MAX_TEXT_NBYTES
         }
-    return conform(pa.table(columns), schema, where, reasons)
+    rows = conform(pa.table(columns), schema, where, reasons)
+    return rows if rows.reject.null_count == len(rows.reject) else _naming_files(rows, listed.column("path"))
+
+
+def _naming_files(rows: ChunkRows, paths: pa.ChunkedArray) -> ChunkRows:
+    """Put the file's name before each reason: a place in the list means nothing to whoever has to mend it."""
+    named = {
+        row: f"{_name(paths[row].as_py())}: {reason}"
+        for row, reason in enumerate(rows.reject.to_pylist())
+        if reason is not None
+    }
+    return ChunkRows(rows.table, reject_array(len(rows.reject), named))
+
+
+def _name(path: bytes) -> str:
+    """Return a path in at most 100 printable characters; its end says more than its beginning."""
+    name = path.decode("utf-8", "replace")
+    return printable(name if len(name) <= 100 else f"…{name[-99:]}")
 
 
 def _contents(source: ByteSource, starts: list[int], sizes: list[int], listed: pa.Table) -> list[bytes]:

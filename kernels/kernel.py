@@ -95,7 +95,7 @@ class Kernel(ABC):
         try:
             return self.params_model.model_validate(values)
         except ValidationError as error:
-            wrong = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'params'}: {e['msg']}" for e in error.errors()[:5])
+            wrong = "; ".join(map(_said, error.errors(include_url=False)[:5]))
             known = ", ".join(self.params_model.model_fields)
             raise KernelError(f"kernel {self.id}: wrong parameters: {wrong}", hint=f"parameters: {known}") from None
 
@@ -119,3 +119,15 @@ class Kernel(ABC):
             digest.update(f"{path.name}\n{len(content)}\n".encode())
             digest.update(content)
         return str(digest.hexdigest())
+
+
+def _said(error: Any) -> str:
+    """Return one of pydantic's findings as a user would say it."""
+    name = ".".join(map(str, error["loc"])) or "parameters"
+    if error["type"] == "extra_forbidden":
+        return f"there is no parameter {name!r}"
+    if error["type"] == "missing":
+        return f"parameter {name!r} is required"
+    message = str(error["msg"]).removeprefix("Value error, ").removeprefix("Input should be ")
+    expected = message if message == error["msg"] else f"expected {message.split(',')[0]}"
+    return f"{name}: {expected}, found {str(error['input'])[:100]!r}"

@@ -237,7 +237,7 @@ class Dispatcher:
             self.apply(ev.ResultDiscarded(unit, order.contributor))
 
     def _fail(self, order: ev.FailJob) -> None:
-        raise JobError(order.text)
+        raise happenings.job_failure(self.run, order.text)
 
     # -- referees' outcomes ----------------------------------------------------------------------------------------
 

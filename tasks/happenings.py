@@ -13,6 +13,7 @@ from typing import Any, cast
 
 from muster.cluster.coordinator.rows import HOME, EventRow
 from muster.datasets.chunks import ChunkRef
+from muster.errors import JobError, MusterError, SourceError
 from muster.tasks import recompute
 from muster.tasks.recompute import Check
 from muster.tasks.run import Run
@@ -44,6 +45,9 @@ def of_row(run: Run, row: EventRow) -> ev.Event | None:
             source_unchanged=_source_unchanged(run, row.unit_id),
         )
     kind, text = str(outcome.get("kind")), str(outcome.get("text", ""))
+    if kind == "source":
+        ref = ChunkRef.from_json(run.store.unit(run.job.job_id, row.unit_id).chunk)
+        run.source.check_unchanged(ref.file)  # a source that changed ends the job at once
     return failed(row.unit_id, row.issue, row.attempt_id, row.volunteer, row.contributor, kind, text)
 
 
@@ -95,6 +99,16 @@ def of_check(run: Run, unit: str, attempt: str, round_number: int | None, check:
         bad = ev.BadRow(difference.position, f"{difference.column} = {difference.expected}", difference.found)
     contributor = run.store.attempts.by(attempt)[1]
     return ev.AuditReported(unit, attempt, contributor, round_number, check.n_rows, bad, check.source_unchanged)
+
+
+def job_failure(run: Run, text: str) -> MusterError:
+    """Return the error that ends the job: that the source changed, if it did, since all else follows from that."""
+    try:
+        for file in run.source.files:
+            run.source.check_unchanged(file.index)
+    except SourceError as error:
+        return error
+    return JobError(text)
 
 
 def _source_unchanged(run: Run, unit: str) -> bool:

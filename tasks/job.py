@@ -9,6 +9,7 @@ parameters that only change how the work is done (pool, volunteers, progress) do
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from blake3 import blake3
@@ -78,7 +79,7 @@ def job_id(params: PreprocessParams, source_fingerprint: str, recipe_identity: s
         {
             "source": source_fingerprint,
             "recipe": recipe_identity,
-            "out": params.out,
+            "out": _place(params.out),
             "max_error": params.max_error,
             "confidence": params.confidence,
             "rows_per_chunk": params.rows_per_chunk,
@@ -88,6 +89,11 @@ def job_id(params: PreprocessParams, source_fingerprint: str, recipe_identity: s
             "on_bad_row": params.on_bad_row,
         }
     )
+
+
+def _place(out: str) -> str:
+    """Return OUT in one spelling: ``out``, ``./out/`` and the absolute path are one place."""
+    return out.rstrip("/") if "://" in out else str(Path(out).expanduser().absolute())
 
 
 def unit_id(recipe_identity: str, chunk_fingerprint: str, occurrence: int) -> str:

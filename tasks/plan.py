@@ -9,6 +9,7 @@ Invariants: the same files, recipe and parameters give the same job id and the s
 from __future__ import annotations
 
 import base64
+import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ import pyarrow as pa
 
 from muster.datasets.chunks import ChunkRef, chunk_fingerprint
 from muster.datasets.sources import Source, open_source
-from muster.errors import SourceError
+from muster.errors import ConfigError, SourceError
 from muster.kernels.recipe import Recipe
 from muster.tasks.job import PreprocessParams, job_id, unit_id
 from muster.tasks.progress import Progress, Reporter
@@ -70,6 +71,7 @@ def prepare(params: PreprocessParams, exchange_dir: Path, reporter: Reporter) ->
     Raises SourceError, KernelError or ConfigError; nothing has been started or written by then.
     """
     recipe = Recipe.parse(params.recipe)
+    _require_apart(params)
     policy = Policy(max_error=params.max_error, confidence=params.confidence, row_wise=recipe.row_wise)
     reporter.update(Progress("plan", note="opening the source"))
     source = open_source(params.source, exchange_dir=exchange_dir, storage_options=params.storage_options or None)
@@ -82,3 +84,15 @@ def prepare(params: PreprocessParams, exchange_dir: Path, reporter: Reporter) ->
             raise SourceError(f"{params.source}: column {name!r} would clash with a column that the job adds")
     identity = job_id(params, source.fingerprint(), recipe.identity)
     return Prepared(params, source, recipe, schema, policy, identity)
+
+
+def _require_apart(params: PreprocessParams) -> None:
+    """Refuse an OUT inside the SOURCE folder: what is published there would be input of the next run."""
+    if "://" in params.source or "://" in params.out:
+        return
+    source, out = (Path(os.path.abspath(Path(text).expanduser())) for text in (params.source, params.out))  # noqa: PTH100
+    if source.is_dir() and out.is_relative_to(source):
+        raise ConfigError(
+            f"OUT {params.out} lies inside SOURCE {params.source}: its files would be input of the next run",
+            hint="choose an OUT beside the source",
+        )

@@ -67,7 +67,7 @@ class PlanReport:
             ("audit", f"{self.audit_rows:,} rows recomputed if nobody lies"),
             ("at home", f"{self.home_cpu_s:.1f} CPU s (--pool local)"),
             ("lent out", f"{self.trusted_cpu_s:.1f} trusted CPU s: {parts}"),
-            ("leverage", f"{self.leverage:.1f} (can't exceed {self.ceiling:,.0f})"),
+            ("leverage", f"{self.leverage:.1f} (can't exceed {self.ceiling:,.1f})"),
             ("verdict", self.verdict),
         ]
         return "\n".join(f"{label:>8}  {text}" for label, text in lines)
@@ -106,7 +106,7 @@ def _report(prepared: Prepared, chunks: int, rows: int, download: int, decoded: 
     upload = int(rows * width * RESULT_SHARE)
     compute_s = prepared.recipe.cost_s(decoded, rows)
     predicted = prepared.policy.predict(rows, chunks, prepared.params.volunteers)
-    audit_rows = predicted.final_rows + predicted.in_flight_rows
+    audit_rows = min(rows, predicted.final_rows + predicted.in_flight_rows)
     touched = min(1.0, audit_rows / max(1, chunks))  # uniform draws touch nearly every chunk of a small job
     parts_s = {
         "dispatch": DISPATCH_S_PER_CHUNK * chunks,

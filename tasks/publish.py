@@ -23,7 +23,8 @@ from muster.datasets.exchange import Exchange
 from muster.datasets.keystore import KeyStore, create_signing_key, load_signing_key
 from muster.datasets.manifest import Manifest, ManifestRow
 from muster.datasets.publish import Publication
-from muster.errors import OutputError
+from muster.datasets.publish_targets import CERTIFICATE_FILE, MAX_CERTIFICATE_NBYTES, open_location
+from muster.errors import MusterError, OutputError
 from muster.settings import settings
 from muster.tasks import bad_rows
 from muster.tasks.plan import Prepared
@@ -46,15 +47,39 @@ def already_published(prepared: Prepared) -> JobReport | None:
     params = prepared.params
     with Publication(params.out, prepared.job_id) as publication:
         state = publication.state()
+        if state != "complete":
+            publication.require_writable()
     if state == "complete":
         next_command = f"muster verify {params.out}"
         return JobReport(params.out, prepared.job_id, already_done=True, next_command=next_command)
     if state == "foreign":
         raise OutputError(
-            f"{params.out} exists and is not the output of this job",
+            f"{params.out} exists and {_what_it_is(prepared)}",
             hint="choose another OUT, or remove it first if it is not needed",
         )
     return None
+
+
+def _what_it_is(prepared: Prepared) -> str:
+    """Say of an OUT that is not this job's what it is instead: another job's dataset (and which), or no dataset."""
+    params = prepared.params
+    try:
+        fs, root = open_location(params.out)
+        with fs.open(f"{root}/{CERTIFICATE_FILE}", "rb") as file:
+            there = json.loads(file.read(MAX_CERTIFICATE_NBYTES))
+        steps, source = there["recipe_steps"], there["source"]
+        mine = json.loads(prepared.recipe.to_json())["steps"]
+        if source["fingerprint"] != prepared.source.fingerprint():
+            what = f"another source ({source['url']}, or it has changed since)"
+        elif steps != mine:
+            what = f"another recipe ({', '.join(step['kernel'] for step in steps)}, or other parameters of it)"
+        elif there["recipe"] != prepared.recipe.identity:
+            what = "another build of the kernels"
+        else:
+            what = "other parameters"
+    except (MusterError, KeyError, TypeError, ValueError, OSError):
+        return "is not a dataset that Muster published"
+    return f"holds the dataset of another job, with {what}"
 
 
 def publish_dataset(what: Publishable, reporter: Reporter) -> dict[str, Any]:

@@ -143,7 +143,10 @@ def _require_same(exchange: Exchange, attempt: str, info: results.AcceptedInfo) 
     kept, rejects = exchange.accepted_paths(attempt)
     found = (file_blake3(kept), file_blake3(rejects) if rejects is not None else "")
     if found != (info.kept_blake3, info.rejects_blake3):
-        raise JobError(f"accepted result {attempt}: expected {info.kept_blake3}, found {found[0]} on disk")
+        raise JobError(
+            f"{kept}: expected the same rows as were computed just now, found others from an earlier run",
+            hint="kernels or readers have changed without a new version; remove that folder and run the job again",
+        )
 
 
 def _check(work: Work, claim: Claim, ref: ChunkRef, positions: npt.NDArray[np.int64]) -> Check:

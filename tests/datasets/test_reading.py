@@ -89,7 +89,7 @@ def test_a_file_too_big_for_text_is_a_reject(tmp_path):
     assert ref.input_nbytes < 10_000
     rows = read_chunk(ref, source.schema, source.byte_source(0))
     assert rows.table.column("text").to_pylist() == ["one", None, "two"]
-    assert rows.reject.to_pylist() == [None, "file of 268435457 bytes: larger than 256 MiB", None]
+    assert rows.reject.to_pylist() == [None, "b.txt: 268435457 bytes, larger than 256 MiB", None]
 
 
 def test_a_long_file_list_is_cut_by_rows_and_bytes(tmp_path):
