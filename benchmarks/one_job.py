@@ -4,11 +4,10 @@ Calls ``muster.flows.pipeline.run`` as the CLI does, with a stage function that 
 is run and reads no result. Prints one JSON object.
 
 What the numbers mean:
-- ``startup_s``: from this process's first line until the pool is open and its volunteers have registered (embedded), or
-  until the fork server is warm (local), without the plan stage, which runs first;
+- ``startup_s``: from this process's first line until the pool is open, its volunteers have registered and its referees
+  run (embedded), or until the fork server is warm (local), without the plan stage, which runs first;
 - ``ready_s``: the same with the plan stage; ``whole_s``: until publication;
-- ``wall_s``: plan stage + from there until the publish stage has returned; closing the pool is not in it, and referees,
-  which start in the background, may still be starting in it;
+- ``wall_s``: plan stage + from there until the publish stage has returned; closing the pool is not in it;
 - ``cpu_s`` (local): this process's CPU inside ``run`` + all CPU of the fork server's children (each starts at 0);
 - ``trusted_cpu_s`` (embedded): the report's split, with the plan stage's CPU added to ``plan``; ``by_process`` is the
   same time by process, from the opening of the pool to the end of publication.
@@ -52,7 +51,9 @@ class Clocks:
         return result
 
     def opened(self, job: Any) -> None:
-        """The pool is open: start-up is over."""
+        """The pool is open; start-up is over when the referees, which start in the background, have started too."""
+        _ = job.referees.client
+        job.costs.watch(job.pool)
         self.job, self.open_s = job, time.monotonic()
         self.before = self._processes()
 

@@ -116,7 +116,8 @@ def reject_array(n_rows: int, reasons: Mapping[int, str]) -> pa.Array:
 
 
 def rows_of(table: pa.Table, reasons: Mapping[int, str]) -> ChunkRows:
-    """Blank the rejected rows of ``table`` and add the ``reject`` column."""
+    """Blank the rejected rows of ``table`` and add the ``reject`` column; pieces are joined (kernels pay for each)."""
+    table = table.combine_chunks()
     if reasons:
         take = np.arange(table.num_rows, dtype=np.int64)
         bad = np.zeros(table.num_rows, dtype=np.bool_)

@@ -3,17 +3,20 @@
 Publication itself is ``publish``, claims are ``trust.certificate``. Runs once a round is clean (or the ladder has no
 rung left, which publishes nothing).
 
-Invariants: the final key is revealed only after the dataset is visible; a killed ``conclude`` is repeated from the same
-commit; the report's numbers come from the registry and the processes' clocks.
+Invariants: the final key is revealed only after the dataset is visible, and once; a killed ``conclude`` is repeated
+from the same commit; the report's numbers come from the registry and the processes' clocks.
 """
 
 from __future__ import annotations
 
 import platform
 import time
+from contextlib import suppress
 from importlib.metadata import version
+from pathlib import Path
 
-from muster.cluster.coordinator.rows import HOME
+from muster.cluster.coordinator.jobs import JobStore
+from muster.cluster.coordinator.rows import HOME, JobRow
 from muster.errors import JobError
 from muster.tasks.certify import Audited
 from muster.tasks.dispatcher import Dispatcher
@@ -37,16 +40,31 @@ def conclude(run: Run, dispatcher: Dispatcher, audited: Audited, started_s: floa
     with run.costs.stage("publish"):
         claimed = _claims(run, dispatcher, audited)
         accepted = run.store.accepted(job_id)
+        with run.store.step() as step:
+            step.append_leaf(job_id, ledger.certified_leaf(time.time(), job_id, claimed.to_dict()))
         fields = claimed.to_dict() | {"ledger_leaves": len(run.store.ledger_leaves(job_id))}
         certificate = publish_dataset(
             Publishable(run.prepared, audited.commit.manifest, fields, accepted), run.reporter
         )
-        with run.store.step() as step:
-            step.append_leaf(job_id, ledger.certified_leaf(time.time(), job_id, claimed.to_dict()))
-            step.append_leaf(job_id, ledger.key_revealed_leaf(time.time(), job_id, "final", run.job.final_key))
-            step.set_job_state(job_id, "published")
+        _close(run.store, run.job)
     run.costs.collect(run.pool, run.referees.cpu_s())
     return _report(run, dispatcher, audited, certificate, claimed, time.monotonic() - started_s)
+
+
+def close_published(pool_dir: Path, job_id: str) -> None:
+    """Close a job whose run was killed after its dataset had become visible; anything else is left alone."""
+    store = JobStore(pool_dir)
+    try:
+        with suppress(KeyError):  # published from another state folder
+            _close(store, store.job(job_id))
+    finally:
+        store.close()
+
+
+def _close(store: JobStore, job: JobRow) -> None:
+    with store.step() as step:
+        if step.close_job(job.job_id):
+            step.append_leaf(job.job_id, ledger.key_revealed_leaf(time.time(), job.job_id, "final", job.final_key))
 
 
 def _claims(run: Run, dispatcher: Dispatcher, audited: Audited) -> Claims:

@@ -45,6 +45,7 @@ class Dispatcher:
         self.window = Window(run)
         self.job_id = run.job.job_id
         self._contributors = {n: load_contributor(t) for n, t in run.store.standings(self.job_id).items()}
+        self._version = -1  # of the registry when it was last asked for events
         self._seq = run.store.job(self.job_id).events_seq
         self._fail_on_bad_row = run.params.on_bad_row == "fail"
         standing = run.store.count_units(self.job_id)
@@ -125,6 +126,10 @@ class Dispatcher:
     # -- what happened ---------------------------------------------------------------------------------------------
 
     def _drain_events(self) -> None:
+        version = self.run.store.db.version()
+        if version == self._version:
+            return
+        self._version = version
         while rows := self.run.store.attempts.events_after(self.job_id, self._seq):
             for row in rows:
                 self._on_event(row)
@@ -133,9 +138,7 @@ class Dispatcher:
     def _on_event(self, row: EventRow) -> None:
         event = happenings.of_row(self.run, row)
         if event is None:
-            with self.run.store.step() as step:
-                step.mark_seen(self.job_id, row.seq)
-            return
+            return  # its number is stored with the next event's changes
         self.apply(event, seq=row.seq)
         if happenings.rejected_rows(row) and self._fail_on_bad_row:
             self._check_reject(row.unit_id, row.attempt_id)

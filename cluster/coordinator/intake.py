@@ -31,7 +31,8 @@ from muster.errors import MusterError, PoolError
 
 LOOK_EVERY_S = 0.01
 ASK_EVERY_S = 1.0
-N_CHILDREN = 2  # the second is started when the first is busy: a stuck upload must not hold up the others
+N_CHILDREN = 2  # a stuck upload must not hold up the others …
+PATIENCE_S = 1.0  # … but a second child is only started once an upload has waited this long for the first
 TIMEOUT_FLOOR_S = 60.0
 SLOWEST_NBYTES_PER_S = 5e6
 TRIES = 2
@@ -169,7 +170,7 @@ class Intake:
 
     def _child(self) -> IntakeProcess:
         try:
-            return self._idle.get_nowait()
+            return self._idle.get(timeout=PATIENCE_S if self._all else 0.001)
         except queue.Empty:
             return self._new_child()
 

@@ -32,6 +32,8 @@ START_TIMEOUT_S = 60.0
 _ENVIRONMENT = {
     "LANG": "C.UTF-8",
     "ARROW_DEFAULT_MEMORY_POOL": "system",
+    "MALLOC_MMAP_THRESHOLD_": "1073741824",  # glibc: keep the memory of one upload for the next, or every page is
+    "MALLOC_TRIM_THRESHOLD_": "268435456",  # faulted in anew
     "JE_ARROW_MALLOC_CONF": "background_thread:false",
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",

@@ -31,6 +31,7 @@ from sqlalchemy import (
     create_engine,
     event,
 )
+from sqlalchemy.pool import PoolProxiedConnection
 
 BUSY_TIMEOUT_S = 30.0
 
@@ -159,6 +160,7 @@ class Database:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.engine = _sqlite_engine(path)
         metadata.create_all(self.engine)
+        self._watching: PoolProxiedConnection | None = None
         self._autocommit = self.engine.execution_options(isolation_level="AUTOCOMMIT")
 
     def read(self) -> AbstractContextManager[Connection]:
@@ -169,8 +171,16 @@ class Database:
         """Return a connection inside a write transaction; it commits on a clean exit."""
         return self.engine.begin()
 
+    def version(self) -> int:
+        """Return a number that changes whenever another connection has written (cheap; SQLite's data_version)."""
+        if self._watching is None:
+            self._watching = self.engine.raw_connection()
+        return int(self._watching.cursor().execute("PRAGMA data_version").fetchone()[0])
+
     def close(self) -> None:
         """Close every pooled connection."""
+        if self._watching is not None:
+            self._watching.close()
         self.engine.dispose()
 
 
