@@ -38,7 +38,7 @@ format: $(DEV)  ## let ruff rewrite what it can
 	$(BIN)/ruff format .
 
 bench: $(BENCH)  ## measure against peers; writes benchmarks/results/
-	$(BIN)/python -P benchmarks/run.py
+	$(BIN)/python benchmarks/run.py
 
 clean:  ## remove what the targets made: .venv, caches, the state folder
 	rm -rf $(VENV) .muster build dist src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
