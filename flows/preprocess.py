@@ -1,85 +1,63 @@
-"""The Prefect flow ``preprocess``: ``pipeline.run`` with each stage as a Prefect task and artifacts for operators.
+"""The Prefect flow ``preprocess``: ``pipeline.run`` with each stage as a Prefect task.
 
-What a job does is in ``pipeline``; this file only shows it in Prefect. Chunks are never task runs (2,000 of them
-already break the UI's graph); their states are one table.
+What a job does is in ``pipeline``, what operators see of it in ``artifacts``; this file is where Prefect calls. Chunks
+are never task runs (2,000 of them already break the UI's graph); their states are one table.
 
-Invariants: artifacts are updated at most once a second; nothing of Prefect, its credentials least of all, reaches a
-volunteer.
+Invariants: Prefect's files lie where the environment says before Prefect is imported; nothing of Prefect, its
+credentials least of all, reaches a volunteer; SIGTERM (a cancelled run) ends every process of the job.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
-from uuid import UUID
 
-from prefect import flow, task
-from prefect.artifacts import (
-    create_markdown_artifact,
-    create_progress_artifact,
-    create_table_artifact,
-    update_progress_artifact,
-)
-from prefect.cache_policies import NO_CACHE
+from muster.settings import prepare_prefect
 
-from muster.flows.pipeline import run
-from muster.tasks.job import PreprocessParams
-from muster.tasks.progress import Listener, Progress
-from muster.tasks.report import JobReport
+prepare_prefect()  # Prefect makes its folder when it is imported
+
+from prefect import flow, task  # noqa: E402
+from prefect.cache_policies import NO_CACHE  # noqa: E402
+
+from muster.flows.artifacts import Artifacts  # noqa: E402
+from muster.flows.pipeline import run  # noqa: E402
+from muster.tasks.job import PreprocessParams  # noqa: E402
+from muster.tasks.progress import Listener, Progress  # noqa: E402
+from muster.tasks.report import JobReport  # noqa: E402
+
+DESCRIPTION = """Runs a *recipe* (a list of kernels) over a dataset on a pool of machines that nobody has to trust,
+audits what they return, and publishes the result with a signed certificate.
+
+A run that was interrupted goes on where it stopped when it is started again with the same parameters; over an output
+that is complete it does nothing. `muster kernels` lists the kernels.
+"""
 
 
-@flow(name="preprocess", description=__doc__, log_prints=False, persist_result=False)
+@flow(name="preprocess", description=DESCRIPTION, log_prints=False, persist_result=False)
 def preprocess(params: PreprocessParams) -> JobReport:
-    """Run a recipe over a dataset on a pool of volunteers, verify the results, publish them with a certificate."""
+    """Run a recipe over a dataset on a pool of volunteers, verify the results, publish them with a certificate.
+
+    Args:
+        params: What to compute, from where to where, and how sure to be.
+    """
     return run_with_artifacts(params)
 
 
 def run_with_artifacts(params: PreprocessParams, listener: Listener | None = None, **how: Any) -> JobReport:
     """Run the pipeline inside a flow run: stages as tasks, progress as artifacts and to ``listener``."""
-    artifacts = Artifacts()
+    with Artifacts() as artifacts:
 
-    def show(progress: Progress) -> None:
-        if listener is not None:
-            listener(progress)
-        artifacts(progress)
+        def show(progress: Progress) -> None:
+            if listener is not None:
+                listener(progress)
+            artifacts.update(progress)
 
-    report = run(params, on_progress=show, stage=as_task, **how)
-    artifacts.finish(report)
+        report = run(params, on_progress=show, stage=as_task, **how)
+        artifacts.finish(report)
     return report
 
 
 def as_task(name: str, function: Callable[..., Any], *args: Any) -> Any:
     """Call a stage as a Prefect task; its arguments hold open connections: nothing is cached, hashed or persisted."""
-    return task(name=name, cache_policy=NO_CACHE, persist_result=False)(function)(*args)
-
-
-class Artifacts:
-    """A progress listener that keeps one progress bar and one table current, and writes the report at the end."""
-
-    def __init__(self) -> None:
-        self._bar: UUID | None = None
-        self._last: Progress | None = None
-
-    def __call__(self, progress: Progress) -> None:
-        """Show one snapshot."""
-        share = 100.0 * progress.done / progress.total if progress.total else 0.0
-        text = f"{progress.stage}: {progress.done:,} of {progress.total:,} {progress.noun} {progress.note}".rstrip()
-        if self._bar is None:
-            self._bar = create_progress_artifact(progress=share, key="muster-progress", description=text)  # type: ignore[assignment]
-        else:
-            update_progress_artifact(self._bar, progress=share, description=text)
-        if progress.by_state:
-            self._last = progress
-        if progress.by_state and progress.done >= progress.total:
-            self._table(progress)
-
-    def _table(self, progress: Progress) -> None:
-        rows = [{"volunteer": "all", "state": state, "chunks": n} for state, n in sorted(progress.by_state.items())]
-        rows += [{"volunteer": v, "state": s, "chunks": n} for (v, s), n in sorted(progress.by_volunteer.items())]
-        create_table_artifact(rows, key="muster-chunks", description="Chunks by state, and attempts by volunteer")
-
-    def finish(self, report: JobReport) -> None:
-        """Write the report with the certificate."""
-        lines = "\n".join(f"| {label} | {text} |" for label, text in report.lines())
-        markdown = f"## {report.out}\n\n| | |\n|---|---|\n{lines}\n"
-        create_markdown_artifact(markdown, key="muster-report", description="Result and certificate")
+    stage = task(name=name, task_run_name=name, cache_policy=NO_CACHE, persist_result=False)
+    return stage(function)(*args)
