@@ -9,6 +9,7 @@ make itself.
 
 from __future__ import annotations
 
+import socket
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +22,8 @@ from muster.errors import ConfigError, PoolError
 
 if TYPE_CHECKING:
     from muster.cluster.embedded import EmbeddedServices
+
+_CONNECT_TIMEOUT_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,20 @@ def connect(gateway_url: str, bundle_path: Path) -> Pool:
     """Reach a pool that runs already; raises PoolError or ConfigError with what to do."""
     bundle = _operator_bundle(gateway_url, bundle_path)
     pool_dir = Path(str(bundle.pool_dir))
+    _require_listener(bundle.scheduler)
     return Pool(pool_dir, operator_client(bundle), JobStore(pool_dir), Exchange(pool_dir / "exchange"))
+
+
+def _require_listener(address: str) -> None:
+    """Say at once that nobody listens there; Dask's client would go on trying until its time-out."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_TIMEOUT_S).close()
+    except OSError as error:
+        raise PoolError(
+            f"the pool's scheduler at {address} can't be reached: {error.strerror or error}",
+            hint="is the coordinator running? Start it with: muster coordinator",
+        ) from None
 
 
 def operator_client(bundle: Bundle) -> PoolClient:

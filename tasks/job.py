@@ -101,5 +101,10 @@ def unit_id(recipe_identity: str, chunk_fingerprint: str, occurrence: int) -> st
     return _hash({"recipe": recipe_identity, "chunk": chunk_fingerprint, "occurrence": occurrence})
 
 
+def local_attempt_id(job: str, unit: str) -> str:
+    """Return the name of a unit's result with ``--pool local``: jobs share none."""
+    return _hash({"job": job, "unit": unit})
+
+
 def _hash(value: object) -> str:
     return blake3(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:32]

@@ -27,6 +27,7 @@ from muster.datasets.manifest import Manifest
 from muster.errors import BadRowError, KernelError, MusterError, SourceError
 from muster.tasks import bad_rows, recompute
 from muster.tasks.costs import Costs
+from muster.tasks.job import local_attempt_id
 from muster.tasks.plan import Prepared
 from muster.tasks.progress import Progress, Reporter
 from muster.tasks.publish import Publishable, publish_dataset
@@ -82,7 +83,7 @@ def run_local(prepared: Prepared, pool_dir: Path, reporter: Reporter, started_s:
 def _compute(prepared: Prepared, folder: Path, reporter: Reporter) -> int:
     """Compute the chunks that have no result yet; return the number of all chunks."""
     n_workers = os.cpu_count() or 1
-    todo: Iterator[tuple[ChunkRef, str]] = prepared.chunks()
+    todo: Iterator[tuple[ChunkRef, str]] = _chunks(prepared)
     if start_method() == "spawn":
         prepared.recipe.warm()  # once, into the compile cache; a fork server has compiled already
     context = multiprocessing.get_context(start_method())
@@ -141,7 +142,12 @@ def _found(prepared: Prepared, ref: ChunkRef, future: Future[tuple[int, str] | N
     return future.result()
 
 
+def _chunks(prepared: Prepared) -> Iterator[tuple[ChunkRef, str]]:
+    """Yield each chunk with the name of its result here; results hold the job's file names, so jobs share none."""
+    return ((ref, local_attempt_id(prepared.job_id, unit)) for ref, unit in prepared.chunks())
+
+
 def _accepted(prepared: Prepared, folder: Path) -> Iterator[AcceptedRow]:
-    for ref, unit in prepared.chunks():
+    for ref, unit in _chunks(prepared):
         row: dict[str, Any] = json.loads((folder / f"{unit}.json").read_text())
         yield AcceptedRow(unit, ref.index, row["chunk"], ref.n_rows, unit, HOME, HOME, row["outcome"])
