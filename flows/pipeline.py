@@ -47,7 +47,8 @@ def run(
     """
     started_s = time.monotonic()
     settings = prepare_environment()
-    start_fork_server()  # its imports overlap with planning
+    if "://" in params.out or not Path(params.out).exists():  # otherwise the job is done, or refused
+        start_fork_server()  # its imports overlap with planning
     reporter = Reporter(on_progress)
     pool_dir = _pool_dir(params, settings, pool_name or params.pool)
     prepared: Prepared = stage("plan", prepare, params, pool_dir / "exchange", reporter)
