@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,4 +48,5 @@ def assert_refused(done: Done, *words: str, status: int = 2) -> None:
 
 def nothing_published(folder: Path | None = None) -> bool:
     """Neither OUT nor anything hidden beside it is in the folder."""
-    return not [name for name in os.listdir(folder or Path.cwd()) if name == "out" or name.startswith(".out")]
+    here = folder or Path.cwd()
+    return not (here / "out").exists() and not list(here.glob(".out*"))

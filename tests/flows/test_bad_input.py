@@ -220,7 +220,9 @@ def test_a_source_that_changes_ends_a_local_job_and_what_was_done_is_kept(change
 
     def meddle(progress: Progress) -> None:
         if progress.stage == "compute" and source.exists() and not source.stat().st_mtime_ns:
-            {"cut": lambda: source.write_bytes(data[:200]), "gone": source.unlink}.get(change, lambda: os.utime(source))()
+            {"cut": lambda: source.write_bytes(data[:200]), "gone": source.unlink}.get(
+                change, lambda: os.utime(source)
+            )()
 
     with pytest.raises(SourceChangedError, match=r"source\.jsonl") as caught:
         run(params, on_progress=meddle)
