@@ -88,7 +88,10 @@ def _through_prefect(params: PreprocessParams, machines: Any, killing: _Killing,
     tell(Progress("prefect", note="starting a Prefect server" if "PREFECT_API_URL" not in os.environ else ""))
     from prefect import flow
 
+    from muster.flows.ephemeral_server import start_ephemeral_server
     from muster.flows.preprocess import run_with_artifacts
+
+    start_ephemeral_server()
 
     @flow(name="preprocess", log_prints=False, persist_result=False)
     def preprocess(params: PreprocessParams) -> JobReport:

@@ -141,6 +141,8 @@ def _through_prefect(job: PreprocessParams) -> JobReport:
             "running as a Prefect flow needs Prefect, which is not installed here",
             hint="pip install 'muster-compute[flows]', or leave out --prefect and unset PREFECT_API_URL",
         ) from error
+    from muster.flows.ephemeral_server import start_ephemeral_server
     from muster.flows.preprocess import preprocess as flow
 
+    start_ephemeral_server()
     return flow(job)
