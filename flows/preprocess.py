@@ -18,6 +18,7 @@ prepare_prefect()  # Prefect makes its folder when it is imported
 
 from prefect import flow, task  # noqa: E402
 from prefect.cache_policies import NO_CACHE  # noqa: E402
+from prefect.runtime import flow_run  # noqa: E402
 
 from muster.flows.artifacts import Artifacts  # noqa: E402
 from muster.flows.pipeline import run  # noqa: E402
@@ -29,7 +30,8 @@ DESCRIPTION = """Runs a *recipe* (a list of kernels) over a dataset on a pool of
 audits what they return, and publishes the result with a signed certificate.
 
 A run that was interrupted goes on where it stopped when it is started again with the same parameters; over an output
-that is complete it does nothing. `muster kernels` lists the kernels.
+that is complete it does nothing. `{date}` in the output stands for the day that the run was scheduled for (UTC).
+`muster kernels` lists the kernels.
 """
 
 
@@ -40,7 +42,16 @@ def preprocess(params: PreprocessParams) -> JobReport:
     Args:
         params: What to compute, from where to where, and how sure to be.
     """
-    return run_with_artifacts(params)
+    return run_with_artifacts(dated(params))
+
+
+def dated(params: PreprocessParams) -> PreprocessParams:
+    """Return ``params`` with ``{date}`` in OUT replaced by the day (UTC) that the flow run was scheduled for.
+
+    A schedule has fixed parameters and a dataset is published once; a retried run keeps its day, and so resumes.
+    """
+    day = f"{flow_run.get_scheduled_start_time():%Y-%m-%d}"
+    return params.model_copy(update={"out": params.out.replace("{date}", day)})
 
 
 def run_with_artifacts(params: PreprocessParams, listener: Listener | None = None, **how: Any) -> JobReport:

@@ -126,7 +126,7 @@ def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prefect]:
 def scheduled(prefect: Prefect) -> dict[str, Any]:
     """A finished run that the server's scheduler made and a worker carried out."""
     table = write_corpus(prefect.folder / "data" / "corpus.parquet", N_ROWS)
-    params = {"source": "data/*.parquet", "out": "published/scheduled", "recipe": MINHASH, "rows_per_chunk": 500}
+    params = {"source": "data/*.parquet", "out": "published/of-{date}", "recipe": MINHASH, "rows_per_chunk": 500}
     schedule = {"active": True, "schedule": {"interval": 10, "anchor_date": "2026-01-01T00:00:00Z"}}
     path = f"/deployments/{prefect.deployment['id']}/schedules"
     (made,) = prefect.post(path, [{**schedule, "parameters": {"params": params}}])
@@ -145,11 +145,15 @@ def scheduled(prefect: Prefect) -> dict[str, Any]:
     return {**until(ended, 90, "end of the scheduled run"), "table": table}
 
 
+def published_by(prefect: Prefect, run: dict[str, Any]) -> Path:
+    return prefect.folder / "published" / f"of-{run['expected_start_time'][:10]}"
+
+
 def test_a_scheduled_run_completes_and_publishes(prefect: Prefect, scheduled: dict[str, Any]) -> None:
     assert scheduled["state_type"] == "COMPLETED", prefect.logs()
     assert scheduled["auto_scheduled"] is True
     assert scheduled["created_by"]["type"] == "SCHEDULE"
-    out = prefect.folder / "published" / "scheduled"
+    out = published_by(prefect, scheduled)
     wanted = expected(scheduled["table"], MINHASH)
     assert table_digest(published(out).select(wanted.column_names)) == table_digest(wanted)
     verify(str(out), keystore=prefect.home / "keystore.json")
@@ -180,7 +184,7 @@ def test_operators_see_progress_chunks_and_the_certificate(prefect: Prefect, sch
     assert job["in work"] == 0
     assert {row["chunks of"] for row in volunteers} <= {"local-1", "local-2", "trusted workers"}
     report = of["muster-report"]["data"]
-    certificate = json.loads((prefect.folder / "published/scheduled/_muster/certificate.json").read_bytes())
+    certificate = json.loads((published_by(prefect, scheduled) / "_muster" / "certificate.json").read_bytes())
     assert json.loads(report.split("```json\n")[1].split("\n```")[0]) == certificate
     assert "2,000 published" in report
 
