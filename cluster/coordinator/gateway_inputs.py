@@ -59,6 +59,7 @@ class InputRoute:
             source = await self._state.source(grant.job)
             block = await self._state.blocking(source.read, grant.file, start, end - start)
         except SourceChangedError:
+            self._state.forget_source(grant.job)
             raise ApiError(412, "source-changed", "the file is no longer the one that was planned") from None
         except SourceError as error:
             _log.warning("attempt %s: %s", grant.attempt, error)

@@ -122,6 +122,10 @@ class GatewayState:
                 del self._sources[job_id]  # the next request tries again
             raise
 
+    def forget_source(self, job_id: str) -> None:
+        """Open the job's source again at the next request: its job may have been planned anew."""
+        self._sources.pop(job_id, None)
+
     async def _open_source(self, job_id: str) -> ServedSource:
         text = await self.record(self.registry.job_source, job_id)
         return await self.blocking(load_source, text, self.pool_dir / "exchange")

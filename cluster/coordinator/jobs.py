@@ -45,7 +45,11 @@ class JobStore:
     # -- jobs ------------------------------------------------------------------------------------------------------
 
     def open_job(self, job_id: str, *, spec: str, source: str, recipe: str, schema: str) -> JobRow:
-        """Return the job, made in state ``planning`` with fresh keys if it is new."""
+        """Return the job, made in state ``planning`` with fresh keys if it is new.
+
+        ``source`` replaces the stored one: the id binds its content, but not when its files were last written, and it
+        is by that that the gateway tells whether they are still the planned ones.
+        """
         with self.db.write() as c:
             c.execute(
                 upsert(jobs)
@@ -61,7 +65,7 @@ class JobStore:
                     final_key=secrets.token_bytes(32),
                     events_seq=0,
                 )
-                .on_conflict_do_nothing()
+                .on_conflict_do_update(index_elements=["job_id"], set_={"source": source})
             )
         return self.job(job_id)
 
