@@ -3,30 +3,26 @@
 Starts the services, enrols and starts the volunteers (each its own process with its own certificate), connects. Holds
 no policy. The state stays in the pool's folder, so that a killed run is resumed by the next.
 
-Invariants: one process at a time uses an embedded pool's folder (a lock file); every process it started ends with it,
-however it ends.
+Invariants: one process at a time uses an embedded pool's folder (a lock that dies with it); every process it started
+ends with it, however it ends.
 """
 
 from __future__ import annotations
 
-import os
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-
-import psutil
 
 from muster.cluster.coordinator.bundles import PoolAddresses, make_bundle
 from muster.cluster.coordinator.jobs import JobStore
 from muster.cluster.coordinator.pki import issue_operator, issue_volunteer
 from muster.cluster.coordinator.registry import Registry
 from muster.cluster.coordinator.supervisor import START_TIMEOUT_S, Coordinator
+from muster.cluster.folder_lock import FolderLock
 from muster.cluster.pool import Pool, operator_client
 from muster.cluster.service import RunningService, Service, start_fork_server
 from muster.cluster.volunteer.agent import VolunteerConfig
 from muster.datasets.exchange import Exchange
-from muster.errors import PoolError
 
 HONEST = "muster.cluster.volunteer.agent"
 
@@ -51,12 +47,12 @@ class EmbeddedServices:
     """The processes of an embedded pool."""
 
     coordinator: Coordinator
-    lock_path: Path
+    lock: FolderLock
     volunteers: dict[str, RunningService] = field(default_factory=dict)
 
-    def check(self) -> None:
-        """Raise PoolError if a trusted service died; volunteers may come and go."""
-        self.coordinator.check()
+    def check(self, patience_s: float = 0.0) -> None:
+        """Raise PoolError if a trusted service died, or dies within ``patience_s`` each; volunteers come and go."""
+        self.coordinator.check(patience_s)
 
     def volunteers_alive(self) -> bool:
         """Whether any volunteer process runs."""
@@ -77,7 +73,7 @@ class EmbeddedServices:
         self.coordinator.stop()
         for volunteer in self.volunteers.values():
             volunteer.join()
-        self.lock_path.unlink(missing_ok=True)
+        self.lock.release()
 
 
 def open_embedded(pool_dir: Path, volunteers: Sequence[EmbeddedVolunteer]) -> Pool:
@@ -87,8 +83,7 @@ def open_embedded(pool_dir: Path, volunteers: Sequence[EmbeddedVolunteer]) -> Po
     """
     start_fork_server()
     pool_dir.mkdir(parents=True, exist_ok=True)
-    lock_path = _lock(pool_dir)
-    services = EmbeddedServices(Coordinator(pool_dir), lock_path)
+    services = EmbeddedServices(Coordinator(pool_dir), FolderLock(pool_dir))
     try:
         addresses = services.coordinator.start()
         operator = make_bundle("operator", pool_dir, addresses, issue_operator(pool_dir, "embedded"))
@@ -115,34 +110,3 @@ def _start_volunteer(pool_dir: Path, addresses: PoolAddresses, volunteer: Embedd
     config = VolunteerConfig(str(bundle_path), str(folder / "work"), n_threads=volunteer.n_threads)
     log = str(pool_dir / "logs" / f"volunteer-{volunteer.name}.log")
     return RunningService(Service(f"volunteer {volunteer.name}", volunteer.module, config, log))
-
-
-def _lock(pool_dir: Path) -> Path:
-    path = pool_dir / "run.lock"
-    deadline = time.monotonic() + 5.0
-    while True:
-        try:
-            fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-        except FileExistsError:
-            if not _held(path):
-                path.unlink(missing_ok=True)
-            elif time.monotonic() > deadline:
-                holder = path.read_text().split()[:1]
-                raise PoolError(
-                    f"the embedded pool {pool_dir} is in use by process {' '.join(holder)}",
-                    hint="wait for that run, set another MUSTER_HOME, or run `muster coordinator` and use --pool URL",
-                ) from None
-            else:
-                time.sleep(0.1)
-            continue
-        os.write(fd, f"{os.getpid()} {psutil.Process().create_time()}".encode())
-        os.close(fd)
-        return path
-
-
-def _held(path: Path) -> bool:
-    try:
-        pid, created = path.read_text().split()
-        return abs(psutil.Process(int(pid)).create_time() - float(created)) < 1.0
-    except (OSError, ValueError, psutil.Error):
-        return False

@@ -36,10 +36,10 @@ class Pool:
     exchange: Exchange
     services: EmbeddedServices | None = None
 
-    def check(self) -> None:
-        """Raise PoolError if a service of the pool has died."""
+    def check(self, patience_s: float = 0.0) -> None:
+        """Raise PoolError if a service of the pool has died, or dies within ``patience_s`` each."""
         if self.services is not None:
-            self.services.check()
+            self.services.check(patience_s)
         self.client.check()
 
     def cpu_s(self) -> dict[str, float]:

@@ -59,6 +59,7 @@ class RunningService:
         self.service = service
         self._conn, child_conn = multiprocessing.Pipe(duplex=True)
         self._ready: dict[str, object] | None = None
+        start_fork_server()
         context: Any = multiprocessing.get_context(start_method())
         self.process: Any = context.Process(
             target=_service_main, args=(service, child_conn), name=f"muster-{service.name}", daemon=False
@@ -72,17 +73,18 @@ class RunningService:
         if self._ready is None:
             deadline = time.monotonic() + timeout_s
             while not self._conn.poll(min(0.2, timeout_s)):
-                if not self.process.is_alive() or time.monotonic() > deadline:
-                    raise PoolError(self._failure(timeout_s))
+                if not self.process.is_alive():
+                    raise PoolError(self._failure("stopped while starting"))
+                if time.monotonic() > deadline:
+                    raise PoolError(self._failure(f"was not ready within {timeout_s:g} s"))
             try:
                 self._ready = self._conn.recv()
-            except EOFError:
-                raise PoolError(self._failure(timeout_s)) from None
+            except (EOFError, OSError):  # its end of the pipe closes a moment before it counts as ended
+                raise PoolError(self._failure("stopped while starting")) from None
         return self._ready
 
-    def _failure(self, timeout_s: float) -> str:
+    def _failure(self, what: str) -> str:
         name, log = self.service.name, Path(self.service.log_path)
-        what = f"was not ready within {timeout_s:g} s" if self.process.is_alive() else "stopped while starting"
         lines = log.read_text(errors="replace").strip().splitlines()[-3:] if log.exists() else []
         return f"the pool's {name} process {what}; its log {log} ends with: {' | '.join(lines) or '(nothing)'}"
 
@@ -91,8 +93,10 @@ class RunningService:
         """Return the process id."""
         return int(self.process.pid)
 
-    def alive(self) -> bool:
-        """Whether the process runs."""
+    def alive(self, patience_s: float = 0.0) -> bool:
+        """Whether the process runs, and goes on running for ``patience_s``."""
+        if patience_s:
+            self.process.join(patience_s)
         return bool(self.process.is_alive())
 
     def cpu_s(self) -> float:
@@ -143,12 +147,20 @@ def start_method() -> str:
 
 
 def start_fork_server() -> None:
-    """Start the warm fork server in the background, so that its imports overlap with the caller's own."""
-    if start_method() == "forkserver":
-        from multiprocessing import forkserver
+    """Start the warm fork server in the background, so that its imports overlap with the caller's own.
 
-        with bare_main():
-            forkserver.ensure_running()
+    It and all that it forks are deaf to Ctrl-C, which reaches the whole group: the caller says when to stop.
+    """
+    if start_method() == "forkserver":
+        from multiprocessing import forkserver, resource_tracker
+
+        resource_tracker.ensure_running()  # later it would undo the mask
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            with bare_main():
+                forkserver.ensure_running()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _service_main(service: Service, conn: Connection) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from muster.cluster.service import start_fork_server
+from muster.errors import PoolError
 from muster.settings import Settings, prepare_environment
 from muster.tasks.job import PreprocessParams
 from muster.tasks.plan import Prepared, prepare
@@ -24,6 +25,7 @@ from muster.tasks.publish import already_published
 from muster.tasks.report import JobReport
 
 Stage = Callable[..., Any]
+_DYING_S = 0.3  # a process counts as ended a moment after its connections broke
 
 
 def call(_name: str, function: Callable[..., Any], *args: Any) -> Any:
@@ -53,6 +55,7 @@ def run(
     pool_dir = _pool_dir(params, settings, pool_name or params.pool)
     prepared: Prepared = stage("plan", prepare, params, pool_dir / "exchange", reporter)
     if (done := already_published(prepared)) is not None:
+        _close_job(pool_dir, prepared)
         return done
     if params.pool == "local":
         from muster.tasks.local import run_local
@@ -113,10 +116,21 @@ def _open_run(
             job.costs.watch(pool)
             try:
                 yield job
+            except PoolError:
+                pool.check(_DYING_S)  # name the service that died, if that is why
+                raise
             finally:
                 drop_lease(job)
     finally:
         pool.close()
+
+
+def _close_job(pool_dir: Path, prepared: Prepared) -> None:
+    """Close the job of a dataset that is there: its run may have been killed before it could."""
+    if (pool_dir / "registry.sqlite").exists():
+        from muster.tasks.conclude import close_published
+
+        close_published(pool_dir, prepared.job_id)
 
 
 def _open_pool(params: PreprocessParams, pool_dir: Path, volunteers: Sequence[Any] | None) -> Any:

@@ -11,10 +11,12 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from itertools import islice
+from multiprocessing.connection import Connection
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -83,38 +85,57 @@ def run_local(prepared: Prepared, pool_dir: Path, reporter: Reporter, started_s:
 def _compute(prepared: Prepared, folder: Path, reporter: Reporter) -> int:
     """Compute the chunks that have no result yet; return the number of all chunks."""
     n_workers = os.cpu_count() or 1
-    todo: Iterator[tuple[ChunkRef, str]] = _chunks(prepared)
     if start_method() == "spawn":
         prepared.recipe.warm()  # once, into the compile cache; a fork server has compiled already
     context = multiprocessing.get_context(start_method())
     job = (prepared.work, str(folder), prepared.params.on_bad_row == "fail")
     bad: list[tuple[int, BadRowError]] = []
-    done = total = 0
-    with bare_main(), ProcessPoolExecutor(n_workers, mp_context=context) as pool:
+    chunks = _Chunks(prepared, folder)
+    missing = chunks.missing()
+    watched, held = context.Pipe(duplex=False)
+    with bare_main(), ProcessPoolExecutor(n_workers, context, _end_with, (watched,)) as pool:
         running: dict[Future[tuple[int, str] | None], ChunkRef] = {}
         try:
             while True:
                 # after a bad row, only what runs is finished: of several bad rows the first one is named
-                for ref, unit in islice(todo, 0 if bad else 2 * n_workers - len(running)):
-                    total += 1
-                    if (folder / f"{unit}.json").exists():
-                        done += 1
-                        continue
+                for ref, unit in islice(missing, 0 if bad else 2 * n_workers - len(running)):
                     running[pool.submit(_compute_one, *job, ref.to_json(), unit)] = ref
                 if not running and bad:
                     raise min(bad, key=itemgetter(0))[1]
                 if not running:
-                    return total
+                    return chunks.total
                 finished, _ = wait(running, return_when=FIRST_COMPLETED)
                 for future in finished:
                     ref = running.pop(future)
                     found = _found(prepared, ref, future)
                     bad += [] if found is None else [(ref.index, bad_rows.error(prepared.source, ref, *found))]
-                    done += 1
-                reporter.update(Progress("compute", done, total, "chunks", note="on this machine"))
+                    chunks.done += 1
+                reporter.update(Progress("compute", chunks.done, chunks.total, "chunks", note="on this machine"))
         except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
+            held.close()  # ends the workers: nobody waits for their chunks
             raise
+
+
+class _Chunks:
+    """A job's chunks, counted as they are looked at; those with a result are done already."""
+
+    def __init__(self, prepared: Prepared, folder: Path) -> None:
+        self._prepared, self._folder = prepared, folder
+        self.done = self.total = 0
+
+    def missing(self) -> Iterator[tuple[ChunkRef, str]]:
+        """Yield the chunks that have no result yet, each with its unit's id."""
+        for ref, unit in _chunks(self._prepared):
+            self.total += 1
+            if (self._folder / f"{unit}.json").exists():
+                self.done += 1
+            else:
+                yield ref, unit
+
+
+def _end_with(watched: Connection) -> None:
+    """End this worker when the other end of the pipe is closed: by a run that gives up, or by its death."""
+    threading.Thread(target=lambda: (watched.poll(None), os._exit(1)), name="parent-watch", daemon=True).start()
 
 
 def _compute_one(work: Work, folder: str, fail_on_bad_row: bool, chunk: str, unit: str) -> tuple[int, str] | None:

@@ -60,7 +60,7 @@ class SchedulerConfig:
     vol_host: str
     vol_port: int
     saturation: float = 1.0
-    worker_ttl_s: float = 300.0
+    worker_ttl_s: float = 30.0
     ticket_ttl_s: float = 6 * 3600.0
     refresh_s: float = 1.0
     limits: EdgeLimits = field(default_factory=EdgeLimits)

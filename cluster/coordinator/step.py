@@ -78,9 +78,10 @@ class Step:
         """Append a leaf to the ledger."""
         self._c.execute(insert(ledger).values(job_id=job_id, leaf=leaf))
 
-    def set_job_state(self, job_id: str, state: str) -> None:
-        """Move the job to ``state`` as part of this step."""
-        self._c.execute(update(jobs).where(jobs.c.job_id == job_id).values(state=state))
+    def close_job(self, job_id: str) -> bool:
+        """Move the job to ``published``; False if it is there already."""
+        unclosed = (jobs.c.job_id == job_id) & (jobs.c.state != "published")
+        return self._c.execute(update(jobs).where(unclosed).values(state="published", error=None)).rowcount == 1
 
     def mark_seen(self, job_id: str, seq: int) -> None:
         """Remember that the dispatcher has dealt with the job's events up to ``seq``."""

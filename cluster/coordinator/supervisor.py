@@ -80,10 +80,10 @@ class Coordinator:
         log = str(self.pool_dir / "logs" / f"{name}.log")
         self._services[name] = RunningService(Service(name, f"muster.cluster.coordinator.{name}", config, log))
 
-    def check(self) -> None:
-        """Raise PoolError if a service has died."""
+    def check(self, patience_s: float = 0.0) -> None:
+        """Raise PoolError if a service has died, or dies within ``patience_s`` each."""
         for name, service in self._services.items():
-            if not service.alive():
+            if not service.alive(patience_s):
                 raise PoolError(f"the pool's {name} process (pid {service.pid}) died; see {service.service.log_path}")
 
     def pids(self) -> dict[str, int]:

@@ -9,6 +9,7 @@ Invariants: stdout is left alone; an unexpected error leaves its full traceback 
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import textwrap
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from pathlib import Path
 from muster.errors import ConfigError, MusterError
 
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as every shell has it
+EXIT_TERMINATED = 143  # 128 + SIGTERM
 EXIT_UNEXPECTED = 1
 EXIT_USAGE = 2
 
@@ -54,6 +56,15 @@ def guarded(command: Callable[[], object]) -> int:
     except Exception as error:
         return _usage(error) if hasattr(error, "format_message") else _unexpected(error)
     return outcome if isinstance(outcome, int) and not isinstance(outcome, bool) else 0
+
+
+def end_on_sigterm() -> None:
+    """Let SIGTERM unwind like Ctrl-C does, so that what was started is stopped; the exit status is 143."""
+    signal.signal(signal.SIGTERM, _terminated)
+
+
+def _terminated(*_signal: object) -> None:
+    raise SystemExit(EXIT_TERMINATED)
 
 
 def _expected(error: MusterError) -> int:
