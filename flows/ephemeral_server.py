@@ -11,6 +11,8 @@ from __future__ import annotations
 import signal
 import threading
 
+START_TIMEOUT_S = 120  # Prefect's own 20 s are too few for a busy machine's first start, which makes the database
+
 _failures: list[BaseException] = []
 
 
@@ -34,6 +36,6 @@ def _start() -> None:
     if hasattr(signal, "pthread_sigmask"):  # a child inherits the mask of the thread that starts it
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
-        SubprocessASGIServer().start()
+        SubprocessASGIServer().start(START_TIMEOUT_S)
     except BaseException as error:
         _failures.append(error)
