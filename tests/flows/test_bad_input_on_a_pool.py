@@ -91,12 +91,12 @@ def test_a_source_that_changes_ends_the_job_and_blames_nobody(tmp_path: Path, ch
 
     with pytest.raises(SourceChangedError, match=r"source\.jsonl: the source changed under the running job") as caught:
         preprocess(
-            source, tmp_path / "out", recipe=RECIPE, pool_name=change.__name__, on_open=on_open, rows_per_chunk=20
+            source, tmp_path / "out", recipe=RECIPE, pool_name=change.__name__, on_open=on_open, rows_per_chunk=50
         )
     assert "run the job again" in str(caught.value.hint)
     assert nothing_published(tmp_path)
     source.write_bytes(data)
-    report = preprocess(source, tmp_path / "out", recipe=RECIPE, pool_name=change.__name__, rows_per_chunk=20)
+    report = preprocess(source, tmp_path / "out", recipe=RECIPE, pool_name=change.__name__, rows_per_chunk=50)
     assert report.kept == N_ROWS
     assert not report.caught
     assert report.chunks_at_home == 0  # the same content, written again, is served to volunteers again

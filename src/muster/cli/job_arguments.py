@@ -57,10 +57,16 @@ ChunkMib = Annotated[
 ]
 Key = Annotated[str | None, typer.Option(metavar="COLUMN", help="A column to carry along as a label.")]
 WithColumns = Annotated[
-    str | None, typer.Option(metavar="A,B,…", help="Source columns to publish beside the new ones.")
+    str | None, typer.Option(metavar="A,B,…", help="Source columns to publish beside the new ones; see --on-bad-row.")
 ]
 Limit = Annotated[int | None, typer.Option(min=1, help="Only the first rows.")]
-OnBadRow = Annotated[BadRow, typer.Option(help="What to do with a row that can't be read.")]
+OnBadRow = Annotated[
+    BadRow,
+    typer.Option(
+        help="A row that can't be read ends the job, is counted and left out, or is listed in rejects.parquet too. "
+        "A carried value that can't be read ends the job, or is null."
+    ),
+]
 StorageOption = Annotated[
     list[str] | None, typer.Option(metavar="NAME=VALUE", help="Option for the source's file system; repeat for more.")
 ]
