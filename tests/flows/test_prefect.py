@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -245,3 +246,51 @@ def members(prefect: Prefect) -> list[int]:
         except psutil.Error:
             continue
     return found
+
+
+def test_importing_the_flow_leaves_the_users_home_alone(tmp_path: Path) -> None:
+    user, state = tmp_path / "user", tmp_path / "state"
+    user.mkdir()
+    env = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")}
+    env |= {"HOME": str(user), "USERPROFILE": str(user), "MUSTER_HOME": str(state)}
+    command = [sys.executable, "-P", "-c", "import muster.flows.preprocess"]
+    subprocess.run(command, cwd=tmp_path, env=env, check=True, timeout=120)
+    assert list(user.iterdir()) == []
+    assert (state / "prefect").is_dir()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+def test_ctrl_c_ends_a_run_on_an_ephemeral_server_with_all_its_processes(tmp_path: Path) -> None:
+    write_corpus(tmp_path / "corpus.parquet", 20_000)
+    state = tmp_path / "state"
+    env = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")} | {"MUSTER_HOME": str(state)}
+    code = "from muster.cli.app import main; main()"
+    argv = ["preprocess", "corpus.parquet", "out", "-r", MINHASH[0], "--rows-per-chunk", "20", "--prefect"]
+    log = tmp_path / "log"
+    with log.open("wb") as out:
+        command = [sys.executable, "-P", "-c", code, *argv]
+        running = subprocess.Popen(command, cwd=tmp_path, env=env, stdout=out, stderr=out, start_new_session=True)
+    try:
+        computing = "'stage' - Finished"
+        until(lambda: computing in log.read_text() or running.poll() is not None, 120, "the stage compute")
+        assert running.poll() is None, log.read_text()
+        family = psutil.Process(running.pid).children(recursive=True)
+        assert len(family) > 5
+        os.killpg(running.pid, signal.SIGINT)  # what a terminal does
+        assert running.wait(30) == 130
+        assert psutil.wait_procs(family, timeout=5)[1] == []
+    finally:
+        for one in psutil.process_iter():
+            if one.pid == running.pid or state_of(one) == str(state):
+                one.kill()
+        running.wait(5)
+    assert "Finished in state Crashed" in log.read_text()
+    assert not (tmp_path / "out").exists()
+
+
+def state_of(one: psutil.Process) -> str | None:
+    try:
+        return one.environ().get("MUSTER_HOME")
+    except psutil.Error:
+        return None
