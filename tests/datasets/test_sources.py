@@ -83,11 +83,12 @@ def fetch(source: Source, ref: ChunkRef) -> RangeBuffer:
 
 def expected(fmt: str, rows: list[dict]) -> list[tuple]:
     out = []
-    for row in rows:
+    for k, row in enumerate(rows):
         text = row["text"]
         if text == BAD:
             where = 18 if fmt.startswith("jsonl") else 3
             prefix = "" if fmt.startswith("jsonl") else "column text: "
+            prefix = f"{k:04}.txt: {prefix}" if fmt == "text" else prefix
             nulls = (None,) if fmt == "text" else (None, None, None)
             out.append((*nulls, f"{prefix}invalid UTF-8 at byte {where}"))
         elif fmt == "text":
