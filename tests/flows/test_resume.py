@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -210,3 +212,26 @@ def test_a_second_flow_on_the_same_job_of_one_pool_is_refused(corpus: Path, tmp_
         on_open=on_open,
     )
     assert "expires after" in str(said[0].hint)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
+def test_a_local_job_resumes_and_its_workers_end_with_it(tmp_path: Path, signum: int) -> None:
+    write_corpus(tmp_path / "corpus.parquet", 12_000, row_group_rows=1000)
+    order = ["corpus.parquet", "out", "-r", "text.quality@1", "--rows-per-chunk", "40", "--pool", "local"]
+    command = [Path(sys.executable).with_name("muster"), "preprocess", *order]
+    environment = os.environ | {"MUSTER_HOME": ".state"}
+    results = tmp_path / ".state" / "pools"
+    with subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        while sum(1 for _ in results.rglob("jobs/*/*.json")) < 40:  # more than are looked at before the first is due
+            assert process.poll() is None
+            time.sleep(0.02)
+        family = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(signum)
+        assert process.wait(20) == (-9 if signum == signal.SIGKILL else 130)
+        _, alive = psutil.wait_procs(family, timeout=GONE_WITHIN_S)
+        assert not alive
+        assert "Traceback" not in process.stderr.read()
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "taken over from an earlier run" in done.stdout
+    assert "12,000 published" in done.stdout
