@@ -24,6 +24,7 @@ from muster.tasks.commit import Commit
 from muster.tasks.dispatcher import Dispatcher
 from muster.tasks.progress import Progress
 from muster.tasks.run import Run
+from muster.tasks.standing import manifest_rows
 from muster.trust import events as ev
 from muster.trust import ledger
 from muster.trust.final_audit import KEPT, REJECTED, RoundOutcome, RoundPlan, RoundResult, conclude_round, plan_round
@@ -67,12 +68,16 @@ def certify(run: Run, dispatcher: Dispatcher, commit: Commit) -> Audited:
     leaf = ledger.round_concluded_leaf(time.time(), run.job.job_id, outcome)
     _store(run, commit.round, commit.root, outcome.result.value, json.dumps(asdict(outcome)), leaf)
     _send_home(run, dispatcher, outcome)
-    return Audited(commit, plan, outcome, stands=_stands(run))
+    return Audited(commit, plan, outcome, stands=_stands(run, commit))
 
 
-def _stands(run: Run) -> bool:
+def _stands(run: Run, commit: Commit) -> bool:
+    """Whether what stands now is what was committed; a late finding may have replaced a result by a referee's."""
     counts = run.store.count_units(run.job.job_id)
-    return not counts.get("open") and not counts.get("home")
+    if counts.get("open") or counts.get("home"):
+        return False
+    now = manifest_rows(run.source, run.store.accepted(run.job.job_id))
+    return all(row == committed for row, committed in zip(now, commit.manifest, strict=True))
 
 
 def _recompute(run: Run, dispatcher: Dispatcher, commit: Commit, plan: RoundPlan) -> tuple[int, list[str], int]:

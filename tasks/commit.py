@@ -81,6 +81,12 @@ def _round_of(run: Run, root: str) -> tuple[int, str]:
     rounds = run.store.rounds(run.job.job_id)
     if rounds and rounds[-1].root == root and rounds[-1].state in ("committed", "drawn", "clean"):
         return rounds[-1].round, rounds[-1].state
+    if run.store.job(run.job.job_id).state == "published":
+        raise JobError(
+            f"job {run.job.job_id}: was published before, and its audit key revealed; results that changed since can't "
+            "be audited with it",
+            hint="run it again with another OUT",
+        )
     number = len(rounds) + 1
     with run.store.step() as step:
         step.save_round(run.job.job_id, number, root=root, state="committed", outcome=None)

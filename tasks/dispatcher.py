@@ -101,7 +101,8 @@ class Dispatcher:
         """Take up what a killed run, or a failed audit round, left behind."""
         self._drain_events()
         for row in self.run.store.units_in(self.job_id, "home", limit=1_000_000):
-            self._carry_out(resume(self._unit(row), self.run.policy))
+            if not self._auditing(row.unit_id):  # a round's findings have sent it to a referee already
+                self._carry_out(resume(self._unit(row), self.run.policy))
         for state in ("accepted", "trusted"):
             self._resume_audits(state)
         for name, who in list(self._contributors.items()):
@@ -214,7 +215,9 @@ class Dispatcher:
     def _claim(self, unit: str, attempt: str) -> Claim:
         kept, rejects = self.run.pool.exchange.accepted_paths(attempt)
         chunk = self.run.store.unit(self.job_id, unit).chunk
-        return Claim(chunk, str(kept), None if rejects is None else str(rejects))
+        reported = json.loads(self.run.store.attempts.outcome(attempt) or "{}")
+        digests = (str(reported.get("kept_blake3")), str(reported.get("rejects_blake3")))
+        return Claim(chunk, str(kept), None if rejects is None else str(rejects), digests)
 
     def _compare(self, order: ev.CompareOnly) -> None:
         claims = (self._claim(order.unit, order.attempt), self._claim(order.unit, order.late))

@@ -21,7 +21,7 @@ from muster.trust import ledger
 def enter(run: Run) -> int:
     """Enter the job's units, unless that is done already; return the number of rows."""
     job = run.store.job(run.job.job_id)
-    if job.state == "failed":
+    if job.state == "failed" or run.store.count_units(job.job_id).get("failed"):  # killed before it said so
         run.store.reopen_failed(job.job_id)
     if job.state != "planning":
         return job.n_rows or 0

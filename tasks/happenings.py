@@ -21,6 +21,7 @@ from muster.trust import events as ev
 from muster.trust.attempts import COUNTS_AGAINST_UNIT
 from muster.trust.sampling import in_flight_seed
 
+LOST_UPLOAD = "lost-upload"  # intake's word for an upload that the pool no longer has
 _ENDED = frozenset({"uploaded", "validated", "refused", "failed"})
 
 
@@ -33,7 +34,7 @@ def of_row(run: Run, row: EventRow) -> ev.Event | None:
         return ev.AttemptStarted(row.unit_id, row.issue, row.attempt_id, row.volunteer, row.contributor)
     if row.kind == "validated":
         return _validated(run, row, outcome)
-    if row.kind == "refused":
+    if row.kind == "refused" and outcome["kind"] != LOST_UPLOAD:
         return ev.ResultRefused(
             row.unit_id,
             row.issue,
@@ -45,6 +46,7 @@ def of_row(run: Run, row: EventRow) -> ev.Event | None:
             source_unchanged=_source_unchanged(run, row.unit_id),
         )
     kind, text = str(outcome.get("kind")), str(outcome.get("text", ""))
+    kind = "lost" if kind == LOST_UPLOAD else kind  # the pool's fault, not the volunteer's
     if kind == "source":
         ref = ChunkRef.from_json(run.store.unit(run.job.job_id, row.unit_id).chunk)
         run.source.check_unchanged(ref.file)  # a source that changed ends the job at once

@@ -24,7 +24,7 @@ from muster.datasets.keystore import KeyStore, create_signing_key, load_signing_
 from muster.datasets.manifest import Manifest, ManifestRow
 from muster.datasets.publish import Publication
 from muster.datasets.publish_targets import CERTIFICATE_FILE, MAX_CERTIFICATE_NBYTES, open_location
-from muster.errors import MusterError, OutputError
+from muster.errors import JobError, MusterError, OutputError
 from muster.settings import settings
 from muster.tasks import bad_rows
 from muster.tasks.plan import Prepared
@@ -117,9 +117,12 @@ def _add_part(
 ) -> tuple[ManifestRow, int]:
     """Add a chunk's part; return its row and how many carried values are null because they could not be read."""
     kept, _ = exchange.accepted_paths(accepted.attempt_id)
+    outcome = json.loads(accepted.outcome)
+    if (accepted.unit_id, outcome["digest"]) != (row.unit, row.digest):
+        raise JobError(f"chunk {row.index}: another result stands now than was committed; run the job again")
     carried, n_null = bad_rows.carried_columns(prepared, accepted) if prepared.params.passthrough else (None, 0)
     columns = None if carried is None else lambda: carried
-    return publication.add_part(row, kept, json.loads(accepted.outcome)["kept_blake3"], columns), n_null
+    return publication.add_part(row, kept, outcome["kept_blake3"], columns), n_null
 
 
 def _rejects_of(exchange: Exchange, accepted: AcceptedRow) -> tuple[Path, str]:

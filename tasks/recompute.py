@@ -47,11 +47,15 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """An accepted result on disk: the Parquet of kept rows and, if there are rejects, that of the rejects."""
+    """An accepted result on disk: the Parquet of kept rows and, if there are rejects, that of the rejects.
+
+    ``digests`` are the files' blake3 as publication will ask for them ("" for no rejects).
+    """
 
     chunk: str
     kept_path: str
     rejects_path: str | None
+    digests: tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +85,11 @@ def check_offsets(work: Work, claim: Claim, offsets: Sequence[int] | None) -> Ch
 
 
 def check_ranks(work: Work, claim: Claim, kept: npt.NDArray[np.int64], rejected: npt.NDArray[np.int64]) -> Check:
-    """Recompute the rows with these ranks among the claim's kept and rejected rows, and compare them with the claim."""
+    """Recompute the rows with these ranks among the claim's kept and rejected rows, and compare them with the claim.
+
+    Raises JobError if the claim's files are not, byte for byte, those that publication will take.
+    """
+    _require_what_is_published(claim)
     ref = ChunkRef.from_json(claim.chunk)
     rejects = _reject_positions(claim.rejects_path)
     everything = np.arange(ref.first_row, ref.first_row + ref.n_rows, dtype=np.int64)
@@ -147,6 +155,13 @@ def _require_same(exchange: Exchange, attempt: str, info: results.AcceptedInfo) 
             f"{kept}: expected the same rows as were computed just now, found others from an earlier run",
             hint="kernels or readers have changed without a new version; remove that folder and run the job again",
         )
+
+
+def _require_what_is_published(claim: Claim) -> None:
+    paths = (claim.kept_path, claim.rejects_path)
+    found = tuple("" if path is None else file_blake3(Path(path)) for path in paths)
+    if found != claim.digests:
+        raise JobError(f"{Path(claim.kept_path).name}: the accepted files are not those that intake reported")
 
 
 def _check(work: Work, claim: Claim, ref: ChunkRef, positions: npt.NDArray[np.int64]) -> Check:

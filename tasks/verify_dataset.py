@@ -56,7 +56,7 @@ class Verified:
 def verify(out: str, *, recompute: int = 0, keystore: Path, unsafe_any_key: bool = False) -> Verified:
     """Check a dataset; raises VerificationError at the first place that is wrong."""
     report = verify_dataset(out, KeyStore(keystore), unsafe_any_key=unsafe_any_key)
-    recomputed = _recompute(out, report.certificate, min(recompute, report.kept)) if recompute else 0
+    recomputed = _recompute(out, report.certificate, n) if (n := min(recompute, report.kept)) else 0
     return Verified(out, report, recomputed)
 
 

@@ -23,6 +23,9 @@ _PAGE = 256
 _NOBODY_GRACE_S = 45.0  # longer than a reconnect after a cut usually takes
 _NOBODY_GRACE_DEAD_S = 2.0  # when this process started the volunteers and knows them dead
 _HOME_AT_ONCE = 4
+_UNREDEEMED_TIMEOUTS = 2.0  # a unit may wait for a free thread as long as another one is computed
+
+Overdue = tuple[str, int, str, str | None, str | None]  # unit, issue, attempt, volunteer, contributor
 
 
 class Window:
@@ -32,6 +35,7 @@ class Window:
         self._run = run
         self._job = run.job.job_id
         self._out: dict[str, tuple[str, int]] = {}  # unit → (key, issue)
+        self._sent_s: dict[str, float] = {}  # key → when it went out
         self._ended: list[KeyState] = []
         self._again: deque[tuple[str, int]] = deque()
         self._cursor = -1
@@ -55,6 +59,7 @@ class Window:
             key = unit_key(self._job, unit, issue)
             self._run.pool.client.submit(make_unit(self._job, unit, issue), key)
             self._out[unit] = (key, issue)
+            self._sent_s[key] = time.monotonic()
 
     def _next(self) -> tuple[str, int] | None:
         if self._again:
@@ -75,6 +80,7 @@ class Window:
         """Forget a unit that needs no volunteer now."""
         out = self._out.pop(unit, None)
         if out is not None:
+            self._sent_s.pop(out[0], None)
             self._run.pool.client.release(out[0])
 
     def close_key(self, unit: str, issue: int) -> None:
@@ -112,12 +118,19 @@ class Window:
         self._alone_since_s = None if threads else (self._alone_since_s or now_s)
         return True
 
-    def overdue(self) -> list[tuple[str, int, str, str, str]]:
-        """Return (unit, issue, attempt, volunteer, contributor) of attempts that newly ran over their time."""
+    def overdue(self) -> list[Overdue]:
+        """Return attempts that newly ran over their time, and units that are out for long without any."""
         late = self._run.store.attempts.overdue(self._job, time.time() - self._run.params.unit_timeout_s)
         fresh = [row for row in late if row[2] not in self._reported_overdue]
         self._reported_overdue.update(row[2] for row in fresh)
-        return fresh
+        return [*fresh, *self._never_begun()]
+
+    def _never_begun(self) -> list[Overdue]:
+        """Whoever holds a unit may live and never redeem its ticket: no attempt could run over its time."""
+        before_s = time.monotonic() - _UNREDEEMED_TIMEOUTS * self._run.params.unit_timeout_s
+        old = [(unit, issue) for unit, (key, issue) in self._out.items() if self._sent_s[key] < before_s]
+        unbegun = [one for one in old if not self._run.store.attempts.at(self._job, *one)]
+        return [(unit, issue, f"{unit}.{issue}", None, None) for unit, issue in unbegun]
 
     def units_nobody_takes(self) -> list[str]:
         """Return a few open units if no volunteer has been there for a while."""

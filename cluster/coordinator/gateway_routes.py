@@ -98,7 +98,7 @@ class WorkRoutes:
         text = _text(body, "text", MAX_FAIL_TEXT_CHARS, may_be_empty=True)
         if kind not in FAIL_KINDS:
             raise ApiError(400, "kind", f"expected one of {', '.join(FAIL_KINDS)}")
-        grant = await self._state.grant(attempt)
+        grant = await self._state.grant(attempt) if attempt.isascii() else None
         if grant is None or grant.volunteer != peer.name:
             raise ApiError(404, "attempt", "no such attempt of this volunteer")
         recorded = await self._state.record(self._state.registry.attempt_failed, attempt, kind, text)

@@ -68,6 +68,9 @@ class UploadRoute:
         else:
             await self._store(grant, receive, digest, length)
         if not await state.record(state.registry.attempt_uploaded, grant.attempt, length, digest):
+            row = await state.record(state.registry.attempt, grant.attempt)
+            if row is not None and row.state == "failed":  # while the bytes arrived: nobody would ever fetch them
+                await state.blocking(self._exchange.remove_upload, grant.attempt)
             raise ApiError(409, "ended", "this attempt has ended")
         await state.blocking(ring, state.pool_dir)
 

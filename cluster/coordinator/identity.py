@@ -19,6 +19,7 @@ from muster.errors import ConfigError
 VOLUNTEER = "volunteer"
 OPERATOR = "operator"
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
+RESERVED = frozenset({"home", "trusted"})  # what registry and manifest call trusted compute, which nobody audits
 MAX_CONTRIBUTOR_CHARS = 64  # RFC 5280 appendix A: ub-organization-name
 
 
@@ -37,6 +38,7 @@ def check_name(name: str) -> str:
     Raises:
         ConfigError: otherwise.
     """
+    _require_free(name)
     if not NAME_PATTERN.fullmatch(name):
         raise ConfigError(
             f"name {name[:80]!r}: expected 1 to 63 letters, digits, '_' or '-', beginning with a letter or digit"
@@ -50,6 +52,7 @@ def check_contributor(contributor: str) -> str:
     Raises:
         ConfigError: otherwise.
     """
+    _require_free(contributor)
     usable = 0 < len(contributor) <= MAX_CONTRIBUTOR_CHARS and contributor.isprintable()
     if not usable or contributor != contributor.strip():
         raise ConfigError(
@@ -57,6 +60,11 @@ def check_contributor(contributor: str) -> str:
             "no blanks around"
         )
     return contributor
+
+
+def _require_free(name: str) -> None:
+    if name.strip().casefold() in RESERVED:
+        raise ConfigError(f"name {name!r}: reserved for trusted compute; choose another")
 
 
 def peer_identity(certificate: Mapping[str, Any] | None) -> PeerIdentity | None:

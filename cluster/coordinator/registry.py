@@ -18,6 +18,7 @@ from typing import Any
 
 from sqlalchemy import Connection, insert, select, update
 
+from muster.cluster.coordinator.identity import check_contributor, check_name
 from muster.cluster.coordinator.tables import Database, attempts, contributors, events, jobs, units, volunteers
 
 # state → states that may follow it
@@ -75,7 +76,9 @@ class Registry:
     # -- volunteers ------------------------------------------------------------------------------------------------
 
     def enrol(self, volunteer: str, contributor: str) -> None:
-        """Record a volunteer machine and its owner; doing it again changes nothing."""
+        """Record a volunteer machine and its owner; doing it again changes nothing. ConfigError for unusable names."""
+        check_name(volunteer)
+        check_contributor(contributor)
         now_s = time.time()
         with self.db.write() as c:
             if c.scalar(select(contributors.c.name).where(contributors.c.name == contributor)) is None:

@@ -38,6 +38,7 @@ class Script:
     replay: bool = False
     kernel_error: str = ""
     silent: bool = False
+    holds: bool = False
 
 
 SCRIPTS = {
@@ -55,6 +56,7 @@ SCRIPTS = {
     "replays": Script(replay=True),
     "fails": Script(kernel_error="out of paint"),
     "silent": Script(silent=True),
+    "holds": Script(holds=True),
 }
 
 
@@ -68,6 +70,8 @@ class ScriptedExecutor(Executor):
         self.first: pa.Table | None = None
 
     def __call__(self, message: UnitMessage) -> None:
+        if self.script.holds:
+            time.sleep(600)
         if not self.script.silent:
             super().__call__(message)
 

@@ -14,6 +14,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from muster.cluster.coordinator.identity import PeerIdentity, peer_identity
 from muster.cluster.coordinator.pki import create_pool_pki, issue_operator, issue_volunteer, load_secret
+from muster.cluster.coordinator.registry import Registry
 from muster.errors import ConfigError
 
 
@@ -109,6 +110,18 @@ def test_empty_folders_are_filled_and_creators_in_a_race_agree(pool):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX modes")
+@pytest.mark.parametrize("name", ["home", "trusted", "Home", "TRUSTED"])
+def test_nobody_is_called_like_trusted_compute(pool, name):
+    create_pool_pki(pool, ["127.0.0.1"])
+    for volunteer, contributor in ((name, "Alice"), ("vol-1", name)):
+        with pytest.raises(ConfigError, match="reserved"):
+            issue_volunteer(pool, volunteer, contributor)
+        registry = Registry(pool)
+        with pytest.raises(ConfigError, match="reserved"):
+            registry.enrol(volunteer, contributor)
+        registry.close()
+
+
 def test_every_file_is_private(pool):
     create_pool_pki(pool, ["127.0.0.1"])
     modes = {stat.S_IMODE(path.stat().st_mode) for folder in ("pki", "secrets") for path in (pool / folder).iterdir()}

@@ -74,7 +74,7 @@ class ProgressView:
                 BarColumn(bar_width=28),
                 TextColumn("{task.fields[count]}"),
                 TimeElapsedColumn(),
-                TextColumn("{task.fields[note]}"),
+                TextColumn("{task.fields[note]}", markup=False),
             )
             self._bars = RichProgress(*columns, console=Console(file=self._stream), refresh_per_second=5)
             self._bars.start()

@@ -209,6 +209,8 @@ def test_a_failure_is_recorded_once_and_only_for_ones_own_attempt(pool):
     report = {"attempt": assignment.attempt, "kind": "kernel", "text": "it\nbroke"}
     with pool.raw("vol-2") as other, pool.raw() as raw:
         assert error(other.post("/v1/fail", json=report)) == (404, "attempt")
+        unpaired = raw.post("/v1/fail", content=b'{"attempt": "\\ud800", "kind": "kernel", "text": ""}')
+        assert error(unpaired) == (404, "attempt")
         assert error(raw.post("/v1/fail", json={**report, "kind": "boredom"})) == (400, "kind")
         assert error(raw.post("/v1/fail", json={**report, "text": "x" * 2001})) == (400, "field")
         assert raw.post("/v1/fail", json=report).json() == {"recorded": True}

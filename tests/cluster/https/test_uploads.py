@@ -127,6 +127,24 @@ def test_a_failed_attempt_takes_no_upload(pool, tmp_path):
         client.redeem(assignment.ticket)
 
 
+def test_an_attempt_that_fails_while_its_bytes_arrive_leaves_no_file(pool):
+    client, assignment, ref = pool.begin()
+    body = pool.honest_bytes(ref)
+    context = client_context(pool.bundle("vol-1"))
+    with (
+        socket.create_connection(("127.0.0.1", pool.gateway.ready["port"]), timeout=5) as plain,
+        context.wrap_socket(plain, server_hostname="127.0.0.1") as sock,
+    ):
+        head = f"PUT {assignment.upload_path} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n"
+        sock.sendall(head.encode() + f"X-Muster-Blake3: {blake3(body).hexdigest()}\r\n\r\n".encode() + body[:100])
+        wait_for(lambda: leftovers(pool))
+        client.fail(assignment, "kernel", "changed my mind")
+        sock.sendall(body[100:])
+        assert b" 409 " in sock.recv(1000)
+    assert not leftovers(pool)
+    assert not pool.exchange.has_upload(assignment.attempt)
+
+
 def test_the_client_refuses_to_send_what_would_not_be_taken(pool, tmp_path):
     client, assignment, _ = pool.begin()
     path = tmp_path / "result.arrow"
