@@ -210,7 +210,10 @@ class Dispatcher:
     def check(self, unit: str, attempt: str, round_number: int | None, function: Callable[..., Any], *how: Any) -> None:
         """Let a referee run ``function(work, claim, *how)`` on an attempt's result and report to ``decide``."""
         tag = ("check", unit, attempt, round_number)
-        self.run.referees.submit(tag, function, self.run.work, self._claim(unit, attempt), *how)
+        self.run.referees.submit(tag, function, self._work(), self._claim(unit, attempt), *how)
+
+    def _work(self) -> Any:
+        return self.run.referees.share(self.run.work)
 
     def _claim(self, unit: str, attempt: str) -> Claim:
         kept, rejects = self.run.pool.exchange.accepted_paths(attempt)
@@ -222,7 +225,7 @@ class Dispatcher:
     def _compare(self, order: ev.CompareOnly) -> None:
         claims = (self._claim(order.unit, order.attempt), self._claim(order.unit, order.late))
         tag = ("compare", order.unit, order.attempt, order.late)
-        self.run.referees.submit(tag, recompute.compare_claims, self.run.work, *claims)
+        self.run.referees.submit(tag, recompute.compare_claims, self._work(), *claims)
 
     def _check_reject(self, unit: str, attempt: str) -> None:
         """``--on-bad-row fail``: a rejected row ends the job, but only once trusted compute has seen it too."""
@@ -230,13 +233,13 @@ class Dispatcher:
             raise bad_rows.of_result(self.run, unit, attempt)
         first, claim = np.zeros(1, dtype=np.int64), self._claim(unit, attempt)
         tag = ("reject", unit, attempt)
-        self.run.referees.submit(tag, recompute.check_ranks, self.run.work, claim, first[:0], first)
+        self.run.referees.submit(tag, recompute.check_ranks, self._work(), claim, first[:0], first)
 
     def _compute_at_home(self, order: ev.ComputeAtHome) -> None:
         row = self.run.store.unit(self.job_id, order.unit)
         attempt = self.run.store.attempts.begin_home(self.job_id, order.unit, row.issue)
         tag = ("home", order.unit, attempt)
-        self.run.referees.submit(tag, recompute.compute_unit, self.run.work, row.chunk, attempt)
+        self.run.referees.submit(tag, recompute.compute_unit, self._work(), row.chunk, attempt)
 
     def _discard(self, order: ev.DiscardContributor) -> None:
         for unit in self.run.store.accepted_by(self.job_id, order.contributor):

@@ -43,6 +43,7 @@ class Referees:
         self._starting: threading.Thread | None = None
         self._cluster: Any = None
         self._pending: dict[Hashable, Any] = {}
+        self._shared: dict[Hashable, Any] = {}
         self._handing_over = threading.Lock()  # a task is pending or its outcome is queued, never neither
         self.outcomes: queue.SimpleQueue[Outcome] = queue.SimpleQueue()
         self._start_cpu_s = 0.0
@@ -97,6 +98,15 @@ class Referees:
     def tags(self) -> list[Hashable]:
         """Return the tags of the tasks that are under way."""
         return list(self._pending)
+
+    def share(self, value: Hashable) -> Any:
+        """Send ``value`` to every referee once; the result stands for it among ``submit``'s arguments.
+
+        A job's list of files may be megabytes long, and a task for each chunk must not carry it.
+        """
+        if value not in self._shared:
+            self._shared[value] = self.client.scatter(value, broadcast=True, hash=False)
+        return self._shared[value]
 
     def submit(self, tag: Hashable, function: Callable[..., Any], *args: Any) -> None:
         """Run ``function(*args)`` on a referee; its outcome appears in ``outcomes`` under ``tag``."""

@@ -127,8 +127,8 @@ class GatewayState:
         self._sources.pop(job_id, None)
 
     async def _open_source(self, job_id: str) -> ServedSource:
-        text = await self.record(self.registry.job_source, job_id)
-        return await self.blocking(load_source, text, self.pool_dir / "exchange")
+        text, options = await self.record(self.registry.job_source, job_id)
+        return await self.blocking(load_source, text, self.pool_dir / "exchange", options)
 
     def close(self) -> None:
         """Stop the threads; calls under way end by themselves."""

@@ -59,7 +59,7 @@ class IntakePlans:
 
             schema = result_schema(Recipe.from_json(row.recipe).output_schema)
             text = base64.b64encode(schema.serialize().to_pybytes()).decode("ascii")
-            source = Source.from_json(self._registry.job_source(row.job_id), exchange_dir=self._exchange_dir)
+            source = Source.from_json(self._registry.job_source(row.job_id)[0], exchange_dir=self._exchange_dir)
             known = self._jobs[row.job_id] = (text, source)
             while len(self._jobs) > _MAX_JOBS:
                 self._jobs.popitem(last=False)

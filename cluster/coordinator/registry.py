@@ -144,10 +144,11 @@ class Registry:
             row = c.execute(_ATTEMPT.where(attempts.c.attempt_id == attempt_id)).one_or_none()
         return None if row is None else AttemptRow(**row._mapping)
 
-    def job_source(self, job_id: str) -> str:
-        """Return the job's source as JSON (``datasets.sources.Source.from_json`` reads it)."""
+    def job_source(self, job_id: str) -> tuple[str, dict[str, str]]:
+        """Return the job's source as JSON (``Source.from_json`` reads it) and the options of its file system."""
         with self.db.read() as c:
-            return str(c.scalar(select(jobs.c.source).where(jobs.c.job_id == job_id)))
+            row = c.execute(select(jobs.c.source, jobs.c.spec).where(jobs.c.job_id == job_id)).one()
+        return str(row.source), dict(json.loads(row.spec).get("storage_options", {}))
 
     def attempt_uploaded(self, attempt_id: str, nbytes: int, blake3_hex: str) -> bool:
         """Record a whole upload; False if the attempt was not waiting for one."""

@@ -56,12 +56,12 @@ class ServedSource:
         return data
 
 
-def load_source(text: str, exchange_dir: Path) -> ServedSource:
-    """The source that a job stored as JSON.
+def load_source(text: str, exchange_dir: Path, storage_options: dict[str, str]) -> ServedSource:
+    """The source that a job stored as JSON, with the options of its file system (credentials, an endpoint …).
 
     Raises:
         SourceError: it can't be opened.
     """
     from muster.datasets.sources import Source  # pyarrow and fsspec: only once somebody reads
 
-    return ServedSource(Source.from_json(text, exchange_dir=exchange_dir))
+    return ServedSource(Source.from_json(text, exchange_dir=exchange_dir, storage_options=storage_options or None))

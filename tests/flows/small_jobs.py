@@ -36,7 +36,7 @@ def volunteers(*names: str) -> list[EmbeddedVolunteer]:
 
 
 def preprocess(
-    source: Path,
+    source: Path | str,
     out: Path,
     names: Sequence[str] = ("honest-1", "honest-2"),
     *,
