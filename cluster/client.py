@@ -151,6 +151,19 @@ class PoolClient:
             with contextlib.suppress(Exception):
                 future.release()
 
+    def enders(self, key: str) -> set[str]:
+        """Names of the volunteers that reported this key, which is not released yet, finished or failed."""
+        with self._lock:
+            future = self._futures.get(key)
+        if future is None or not future.done():
+            return set()
+        error = getattr(future._state, "exception", None) if future.status == "error" else None
+        blamed = _BLAMED.match(str(error)) if error is not None else None
+        if blamed or future.status != "finished":
+            return {blamed[1]} if blamed else set()
+        holders = self._ask("who_has", keys=[key]).get(key, ())
+        return {address.removeprefix("vol://").split(".")[0] for address in holders if address.startswith("vol://")}
+
     def pending(self) -> int:
         """How many submitted keys have not been released."""
         with self._lock:
@@ -190,11 +203,11 @@ class PoolClient:
         """
         return dict(self._ask("muster_edge")["counts"])
 
-    def _ask(self, question: str) -> Any:
+    def _ask(self, question: str, **about: Any) -> Any:
         self.check()
         try:
             handler = getattr(self._client.scheduler, question)
-            return self._client.sync(handler, callback_timeout=self._timeout_s)
+            return self._client.sync(handler, callback_timeout=self._timeout_s, **about)
         except Exception as error:
             raise PoolError(f"pool at {self.address} did not answer: {_cause(error)}") from None
 

@@ -14,7 +14,7 @@ import queue
 import time
 from collections import deque
 
-from muster.cluster.client import KeyState
+from muster.cluster.client import KeyState, NobodyEligibleError
 from muster.cluster.unit import make_unit, unit_key
 from muster.tasks.run import Run
 
@@ -36,6 +36,7 @@ class Window:
         self._job = run.job.job_id
         self._out: dict[str, tuple[str, int]] = {}  # unit → (key, issue)
         self._sent_s: dict[str, float] = {}  # key → when it went out
+        self._tried_by: dict[str, set[str]] = {}  # unit → volunteers that ended earlier issues without a result
         self._ended: list[KeyState] = []
         self._again: deque[tuple[str, int]] = deque()
         self._cursor = -1
@@ -57,9 +58,18 @@ class Window:
             if unit in self._out or (row.state, row.issue) != ("open", issue):
                 continue  # settled or reissued since it was queued
             key = unit_key(self._job, unit, issue)
-            self._run.pool.client.submit(make_unit(self._job, unit, issue), key)
+            self._submit(unit, issue, key)
             self._out[unit] = (key, issue)
             self._sent_s[key] = time.monotonic()
+
+    def _submit(self, unit: str, issue: int, key: str) -> None:
+        """Let others try first: who fails at once is idle at once, and would be given every unit again and again."""
+        client, message = self._run.pool.client, make_unit(self._job, unit, issue)
+        try:
+            client.submit(message, key, exclude=self._tried_by.get(unit))
+        except NobodyEligibleError:
+            del self._tried_by[unit]
+            client.submit(message, key)
 
     def _next(self) -> tuple[str, int] | None:
         if self._again:
@@ -73,11 +83,18 @@ class Window:
 
     def issue(self, unit: str, issue: int) -> None:
         """Put a unit back under a new issue; the old issue's future is released."""
+        tried_by = self._tried_by.get(unit, set())
+        if unit in self._out:
+            key, before = self._out[unit]
+            tried_by |= {volunteer for _, volunteer, *_ in self._run.store.attempts.at(self._job, unit, before)}
+            tried_by |= self._run.pool.client.enders(key)
         self.release(unit)
+        self._tried_by[unit] = tried_by
         self._again.append((unit, issue))
 
     def release(self, unit: str) -> None:
         """Forget a unit that needs no volunteer now."""
+        self._tried_by.pop(unit, None)
         out = self._out.pop(unit, None)
         if out is not None:
             self._sent_s.pop(out[0], None)
@@ -128,7 +145,9 @@ class Window:
     def _never_begun(self) -> list[Overdue]:
         """Whoever holds a unit may live and never redeem its ticket: no attempt could run over its time."""
         before_s = time.monotonic() - _UNREDEEMED_TIMEOUTS * self._run.params.unit_timeout_s
-        old = [(unit, issue) for unit, (key, issue) in self._out.items() if self._sent_s[key] < before_s]
+        lost = set(self._run.pool.client.stranded())
+        out = self._out.items()
+        old = [(unit, issue) for unit, (key, issue) in out if self._sent_s[key] < before_s or key in lost]
         unbegun = [one for one in old if not self._run.store.attempts.at(self._job, *one)]
         return [(unit, issue, f"{unit}.{issue}", None, None) for unit, issue in unbegun]
 

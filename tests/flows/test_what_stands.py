@@ -116,6 +116,15 @@ def test_an_upload_that_the_pool_lost_is_not_held_against_the_volunteer(finished
     assert isinstance(happenings.of_row(run, event), expected)
 
 
+@pytest.mark.parametrize("useless", ["fails-1", "silent-1"])
+def test_a_volunteer_that_ends_every_unit_at_once_does_not_drive_them_home(tmp_path: Path, useless: str):
+    path = tmp_path / "corpus.parquet"
+    table = write_corpus(path, N_ROWS)
+    report = preprocess(path, tmp_path / "out", ("lags-1", useless), rows_per_chunk=25)
+    assert_identical(tmp_path / "out", table)
+    assert report.chunks_at_home == 0
+
+
 def test_a_volunteer_that_takes_units_and_never_begins_them_costs_time_only(tmp_path: Path):
     path = tmp_path / "corpus.parquet"
     table = write_corpus(path, N_ROWS)
