@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import logging
 import time
+from functools import lru_cache
 from typing import Any
 
 from starlette.applications import Starlette
@@ -84,6 +85,7 @@ class WorkRoutes:
             "attempt": attempt,
             "expires_s": expires_s,
             "recipe": redeemed.recipe,
+            "build": await self._state.blocking(_build_of, redeemed.recipe),
             "schema": redeemed.schema,
             "chunk": redeemed.chunk,
             "input": {"path": urls.sign(read, expires_s), "etag": grant.etag},
@@ -103,6 +105,14 @@ class WorkRoutes:
             raise ApiError(404, "attempt", "no such attempt of this volunteer")
         recorded = await self._state.record(self._state.registry.attempt_failed, attempt, kind, text)
         return JSONResponse({"recorded": recorded})
+
+
+@lru_cache(maxsize=64)
+def _build_of(recipe: str) -> str:
+    """The recipe's identity, which names the builds of its kernels here: another build may give other bits."""
+    from muster.kernels.recipe import Recipe
+
+    return Recipe.from_json(recipe).identity
 
 
 def build_app(work: WorkRoutes, blob_input: ASGIApp, upload: ASGIApp) -> Starlette:

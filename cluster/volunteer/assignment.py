@@ -24,14 +24,16 @@ _ETAG = re.compile(r"[A-Za-z0-9._:+/=-]{1,256}")
 class Assignment:
     """One attempt at one unit.
 
-    ``recipe`` and ``chunk`` are JSON, ``schema`` is the base64 of the frozen input schema; paths hold their signatures
-    and are good until ``expires_s`` (epoch seconds by the gateway's clock); ``ticket`` renews them.
+    ``recipe`` and ``chunk`` are JSON, ``build`` is the recipe's identity by the pool's kernels, ``schema`` is the
+    base64 of the frozen input schema; paths hold their signatures and are good until ``expires_s`` (epoch seconds by
+    the gateway's clock); ``ticket`` renews them.
     """
 
     attempt: str
     ticket: str
     expires_s: float
     recipe: str
+    build: str
     schema: str
     chunk: str
     input_path: str
@@ -66,6 +68,7 @@ def parse_assignment(body: bytes, ticket: str) -> Assignment:
         ticket=ticket,
         expires_s=float(expires_s),
         recipe=_text(fields, "recipe"),
+        build=_text(fields, "build"),
         schema=_text(fields, "schema"),
         chunk=_text(fields, "chunk"),
         input_path=_path(source, "input", attempt),

@@ -110,6 +110,10 @@ class Executor:
             recipe = self._recipe(assignment.recipe)
         except MusterError as error:
             raise FailedAttempt("kernel", f"this volunteer can't run the recipe: {error}") from None
+        if recipe.identity != assignment.build:  # its results might differ, and it would look like a liar
+            raise FailedAttempt(
+                "kernel", "this volunteer has another build of the recipe's kernels: install the pool's"
+            )
         try:
             schema = pa.ipc.read_schema(pa.py_buffer(base64.b64decode(assignment.schema, validate=True)))
             return recipe, ChunkRef.from_json(assignment.chunk), schema

@@ -63,6 +63,7 @@ class Scripted(Executor):
     """An executor whose gateway is a list of answers; everything between is the real thing."""
 
     recipe = Recipe.parse(["text.quality@1"]).to_json()
+    build = Recipe.parse(["text.quality@1"]).identity
 
     def __init__(self, bundle, chunk, scratch, n_compute=1) -> None:
         super().__init__(bundle, n_compute=n_compute, scratch=scratch)
@@ -82,7 +83,7 @@ class Scripted(Executor):
         if message.unit in self.settled:
             raise SettledError("the unit is settled")
         schema = base64.b64encode(SCHEMA.serialize().to_pybytes()).decode()
-        return Assignment(message.unit, "t", 1e12, self.recipe, schema, self.chunk, "", "", "", 1 << 20)
+        return Assignment(message.unit, "t", 1e12, self.recipe, self.build, schema, self.chunk, "", "", "", 1 << 20)
 
     def _scripted_fetch(self, _assignment, ranges):
         if self.fetch_errors:
@@ -173,6 +174,15 @@ def test_work_that_is_settled_meanwhile_is_dropped_quietly(make):
         executor(message(1))
     assert executor.told == []
     assert list((executor.spool._folder).iterdir()) == []
+
+
+def test_another_build_of_the_kernels_computes_nothing(make):
+    executor = make()
+    executor.build = "0" * 64
+    with pytest.raises(UnitError, match=r"^kernel: this volunteer has another build"):
+        executor(message(1))
+    assert not executor.computed
+    assert [kind for kind, _ in executor.told] == ["kernel"]
 
 
 def test_failures_are_told_apart(make, chunk):
