@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -28,7 +29,9 @@ from muster.datasets.result_format import POSITION_COLUMN, REASON
 from muster.datasets.sources import Source
 from muster.errors import BadRowError
 from muster.tasks.plan import Prepared
-from muster.tasks.run import Run
+
+if TYPE_CHECKING:
+    from muster.tasks.run import Run  # needs a database, which the base install has not
 
 _ROW_HINT = "mend the row, or run again with --on-bad-row skip or --on-bad-row quarantine"
 _CARRIED_HINT = "mend the value, leave the column out of --with-columns, or let --on-bad-row skip make it null"
