@@ -104,14 +104,14 @@ class Publication:
         """
         name = part_name(row.index)
         if passthrough is None:
-            _require_hash(kept.name, file_blake3(kept), expected_blake3)
-            nbytes, digest = kept.stat().st_size, expected_blake3
-            self._target.put_file(name, kept)
+            data = pa.py_buffer(kept.read_bytes())  # the very bytes that are hashed are written, to a file of their own
+            _require_hash(kept.name, str(blake3(data).hexdigest()), expected_blake3)
+            digest = expected_blake3
         else:
             data = _with_passthrough(row, kept, expected_blake3, passthrough())
-            nbytes, digest = data.size, str(blake3(data).hexdigest())
-            self._target.put_bytes(name, data)
-        return replace(row, part=name, part_blake3=digest, part_nbytes=nbytes)
+            digest = str(blake3(data).hexdigest())
+        self._target.put_bytes(name, data)
+        return replace(row, part=name, part_blake3=digest, part_nbytes=data.size)
 
     def add_rejects(self, files: Iterable[tuple[Path, str]]) -> PublishedFile | None:
         """Publish all rejects, in chunk order, as one file; None if there are none.
