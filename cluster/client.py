@@ -26,7 +26,7 @@ from distributed import Client, Future
 from distributed.security import Security
 
 from muster.cluster.unit import execute_unit
-from muster.errors import PoolError
+from muster.errors import PoolError, printable
 
 Status = Literal["finished", "error", "cancelled", "lost"]
 MAX_ERROR_CHARS = 2500
@@ -137,7 +137,7 @@ class PoolClient:
         with self._lock:
             known = self._futures.get(future.key) is future
         if known:
-            text = _printable(str(error)) if error is not None else ""
+            text = printable(str(error), MAX_ERROR_CHARS, mark=" ") if error is not None else ""
             blamed = _BLAMED.match(text)
             volunteer = blamed[1] if blamed else ""
             self.states.put(KeyState(str(future.key), status, text[blamed.end() :] if blamed else text, volunteer))
@@ -233,10 +233,6 @@ class PoolClient:
 
     def __exit__(self, *_error: object) -> None:
         self.close()
-
-
-def _printable(text: str) -> str:
-    return "".join(c if c.isprintable() else " " for c in text[:MAX_ERROR_CHARS])
 
 
 def _cause(error: BaseException) -> str:

@@ -21,9 +21,9 @@ import pyarrow as pa
 from muster.datasets.arrow_messages import Block, batch_rows, footer_blocks, message_nbytes
 from muster.datasets.chunks import MAX_INPUT_NBYTES, ChunkRef, coalesce
 from muster.datasets.cutting import Cut, Target, cut
-from muster.datasets.reading import ByteSource, ChunkRows, printable
-from muster.datasets.schemas import conform, context, pick
-from muster.errors import SourceError
+from muster.datasets.reading import ByteSource, ChunkRows
+from muster.datasets.schemas import conform, pick
+from muster.errors import SourceError, printable
 
 if TYPE_CHECKING:
     from muster.datasets.sources import SourceFile
@@ -126,7 +126,7 @@ def recolumn(
 def read(ref: ChunkRef, schema: pa.Schema, source: ByteSource, positions: npt.NDArray[np.int64] | None) -> ChunkRows:
     """Decode the batches that hold the wanted rows, and only these."""
     table = read_batches(ref, source, positions, schema.names)
-    return conform(table, schema, context(ref.file, ref.first_row, ref.n_rows))
+    return conform(table, schema, ref.place)
 
 
 def read_batches(
@@ -139,7 +139,7 @@ def read_batches(
     n_before = len(messages) - len(rows)
     skip = int(cast("int", ref.detail["skip"]))
     ends = np.cumsum(rows)
-    where = context(ref.file, ref.first_row, ref.n_rows)
+    where = ref.place
     if n_before < 1 or not len(rows) or skip + ref.n_rows > ends[-1]:
         raise SourceError(f"{where}: the reference's batches do not hold its rows")
     offsets = np.arange(skip, skip + ref.n_rows) if positions is None else positions - ref.first_row + skip

@@ -66,6 +66,11 @@ class ChunkRef:
         return sum(length for _, length in self.ranges)
 
     @property
+    def place(self) -> str:
+        """File and row range, for an error."""
+        return f"file {self.file}, rows {self.first_row} to {self.first_row + self.n_rows - 1}"
+
+    @property
     def digest(self) -> str:
         """BLAKE3 (hex) of everything but ``index``."""
         return blake3(_encode(self._identity())).hexdigest()

@@ -23,14 +23,13 @@ from muster.datasets.cutting import Target
 from muster.datasets.json_rows import JsonRows, parse
 from muster.datasets.json_types import infer
 from muster.datasets.reading import ByteSource, ChunkRows
-from muster.datasets.schemas import context
 from muster.errors import SourceChangedError, SourceError
 
 if TYPE_CHECKING:
     from muster.datasets.sources import SourceFile
 
 _BLOCK_NBYTES = 1 << 20  # stays in the CPU's cache while it is compared and counted
-_SPACE = b" \t\r\n"
+SPACE = b" \t\r\n"
 INFER_ROWS = 1000
 _INFER_NBYTES = 64 << 20
 
@@ -54,10 +53,10 @@ def infer_lines(name: str, lines: list[bytes]) -> tuple[pa.Schema, dict[str, lis
     """Return the schema of a file's first lines; ``SourceError`` if none is an object, with the first reason."""
     if lines:
         lines[0] = lines[0].removeprefix(b"\xef\xbb\xbf")
-    lines = [line for line in lines if line.strip(_SPACE)]
+    lines = [line for line in lines if line.strip(SPACE)]
     reasons: dict[int, str] = {}
     rows = parse(lines, reasons) if lines else []
-    document = bool(lines) and (lines[0].lstrip(_SPACE).startswith(b"[") or lines[0].strip(_SPACE) == b"{")
+    document = bool(lines) and (lines[0].lstrip(SPACE).startswith(b"[") or lines[0].strip(SPACE) == b"{")
     if reasons and (document or len(reasons) == len(rows)):
         raise SourceError(
             f"{name}: line 1: {reasons[0]}; {len(reasons)} of the first {len(rows)} lines are not JSON objects",
@@ -96,7 +95,7 @@ def plan(
             n_rows=n_rows,
             ranges=((offset, stop - offset),),
             columns=tuple(columns),
-            detail={"json": [name for name in options.get("json", []) if name in columns]},
+            detail={"json": json_columns(columns, options)},
         )
 
 
@@ -107,8 +106,12 @@ def recolumn(
     options: dict[str, list[str]],
 ) -> ChunkRef:
     """Return a reference to other columns of the same lines."""
-    as_json = [name for name in options.get("json", []) if name in columns]
-    return replace(ref, columns=tuple(columns), detail={**ref.detail, "json": as_json})
+    return replace(ref, columns=tuple(columns), detail={**ref.detail, "json": json_columns(columns, options)})
+
+
+def json_columns(columns: Sequence[str], options: dict[str, list[str]]) -> list[str]:
+    """Return those of ``columns`` that are kept as JSON text."""
+    return [name for name in options.get("json", []) if name in columns]
 
 
 def read(ref: ChunkRef, schema: pa.Schema, source: ByteSource, positions: npt.NDArray[np.int64] | None) -> ChunkRows:
@@ -116,7 +119,7 @@ def read(ref: ChunkRef, schema: pa.Schema, source: ByteSource, positions: npt.ND
     rows = JsonRows(schema, cast("list[str]", ref.detail.get("json", [])))
     at_start = ref.first_row == 0
     if len(ref.ranges) != 1:
-        raise SourceError(f"{context(ref.file, ref.first_row, ref.n_rows)}: expected one byte range")
+        raise SourceError(f"{ref.place}: expected one byte range")
     data = source.read(*ref.ranges[0])
     if positions is None:
         lines = bytes(data).split(b"\n")
@@ -137,7 +140,7 @@ def read(ref: ChunkRef, schema: pa.Schema, source: ByteSource, positions: npt.ND
 
 def _check_count(ref: ChunkRef, found: int) -> None:
     if found != ref.n_rows:
-        where = context(ref.file, ref.first_row, ref.n_rows)
+        where = ref.place
         raise SourceChangedError(f"{where}: expected {ref.n_rows} lines as planned, found {found}")
 
 
@@ -157,7 +160,7 @@ def _content_end(source: ByteSource, nbytes: int) -> int:
     end = nbytes
     while end > 0:
         start = max(0, end - size)
-        kept = bytes(source.read(start, end - start)).rstrip(_SPACE)
+        kept = bytes(source.read(start, end - start)).rstrip(SPACE)
         if kept:
             return start + len(kept)
         end, size = start, min(size * 4, _BLOCK_NBYTES)

@@ -22,9 +22,9 @@ import pyarrow.parquet as pq
 
 from muster.datasets.chunks import MAX_INPUT_NBYTES, ChunkRef, coalesce
 from muster.datasets.cutting import Target, cut
-from muster.datasets.reading import ByteSource, ChunkRows, printable
-from muster.datasets.schemas import conform, context, pick
-from muster.errors import SourceError
+from muster.datasets.reading import ByteSource, ChunkRows
+from muster.datasets.schemas import conform, pick
+from muster.errors import SourceError, printable
 
 if TYPE_CHECKING:
     from muster.datasets.sources import SourceFile
@@ -105,7 +105,7 @@ def recolumn(
 
 def read(ref: ChunkRef, schema: pa.Schema, source: ByteSource, positions: npt.NDArray[np.int64] | None) -> ChunkRows:
     """Decode the row groups that hold the wanted rows, and only these."""
-    where = context(ref.file, ref.first_row, ref.n_rows)
+    where = ref.place
     footer_offset = int(cast("int", ref.detail["footer"]))
     tail = bytes(source.read(footer_offset, ref.origin_nbytes - footer_offset))
     md = pq.read_metadata(io.BytesIO(_MAGIC + tail))

@@ -19,9 +19,9 @@ import pyarrow as pa
 
 from muster.datasets import formats
 from muster.datasets.chunks import ChunkRef
-from muster.errors import SourceError
+from muster.errors import SourceError, printable
 
-MAX_REASON = 200
+MAX_REASON_CHARS = 200
 
 
 class ByteSource(Protocol):
@@ -86,9 +86,7 @@ def read_chunk(
         return formats.load(ref.format).read(ref, wanted, source, rows)
     except (pa.ArrowException, OSError, EOFError, ValueError, LookupError, OverflowError) as error:
         # what Arrow and the message readers raise on damaged bytes
-        last = ref.first_row + ref.n_rows - 1
-        text = f"file {ref.file}, rows {ref.first_row} to {last}: can't be decoded: {printable(str(error))}"
-        raise SourceError(text) from error
+        raise SourceError(f"{ref.place}: can't be decoded: {printable(str(error))}") from error
 
 
 def _checked_positions(ref: ChunkRef, positions: Sequence[int]) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
@@ -100,18 +98,13 @@ def _checked_positions(ref: ChunkRef, positions: Sequence[int]) -> np.ndarray[tu
     return rows
 
 
-def printable(text: str) -> str:
-    """Return ``text`` cut to 200 characters, with what can't be printed as ``?``."""
-    return "".join(ch if ch.isprintable() else "?" for ch in text[:MAX_REASON])
-
-
 def reject_array(n_rows: int, reasons: Mapping[int, str]) -> pa.Array:
     """Return the ``reject`` column for reasons by row index."""
     if not reasons:
         return pa.nulls(n_rows, pa.string())
     column: list[str | None] = [None] * n_rows
     for row, reason in reasons.items():
-        column[row] = printable(reason)
+        column[row] = printable(reason, MAX_REASON_CHARS)
     return pa.array(column, pa.string())
 
 

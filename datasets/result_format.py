@@ -21,15 +21,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.types as pt
 
-from muster.errors import KernelError
+from muster.datasets.reading import MAX_REASON_CHARS
+from muster.errors import KernelError, VolunteerFault
 
 POSITION = "position"
 REJECT = "reject"
 FILE_COLUMN = "_muster_file"
 POSITION_COLUMN = "_muster_position"
 REASON = "reason"
-MAX_REASON_CHARS = 200
-MAX_FAULT_CHARS = 300
 BATCH_ROWS = 1 << 16
 
 
@@ -47,21 +46,12 @@ class RowRange(Protocol):
         ...
 
 
-class ResultFault(Exception):  # noqa: N818 - evidence about an upload, as VolunteerFault, which names the volunteer
-    """An upload that is not a result of its chunk. ``kind`` is one of the words below; ``text`` is printable, bounded.
+class ResultFault(VolunteerFault):
+    """An upload that is not a result of its chunk.
 
     Kinds: ``too-big``, ``undecodable``, ``wrong-schema``, ``wrong-rows``, ``wrong-positions``, ``bad-reason``,
     ``reject-not-null``.
     """
-
-    def __init__(self, kind: str, text: str) -> None:
-        text = "".join(c if c.isprintable() else "?" for c in text[:MAX_FAULT_CHARS])
-        super().__init__(f"{kind}: {text}")
-        self.kind = kind
-        self.text = text
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return (ResultFault, (self.kind, self.text))
 
 
 def result_schema(output_schema: pa.Schema) -> pa.Schema:
@@ -167,4 +157,4 @@ def _check_rejects(table: pa.Table) -> None:
 
 
 def _names(schema: pa.Schema) -> str:
-    return ", ".join(f"{field.name}: {field.type}" for field in schema)[:MAX_FAULT_CHARS]
+    return ", ".join(f"{field.name}: {field.type}" for field in schema)[: VolunteerFault.MAX_TEXT_CHARS]

@@ -15,8 +15,8 @@ from muster.datasets.parts import (
     read_rows,
     write_accepted,
 )
+from muster.datasets.reading import MAX_REASON_CHARS
 from muster.datasets.result_format import (
-    MAX_REASON_CHARS,
     ResultFault,
     build_result,
     output_schema_of,

@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.types as pt
 
-from muster.datasets.reading import ChunkRows, printable, rows_of
-from muster.errors import SourceError
+from muster.datasets.reading import ChunkRows, rows_of
+from muster.errors import SourceError, printable
 
 
 def normalise(schema: pa.Schema, file: str) -> pa.Schema:
@@ -257,8 +257,3 @@ def utf8_fault(data: bytes) -> int | None:
     except UnicodeDecodeError as error:
         return error.start
     return None
-
-
-def context(file: int, first_row: int, n_rows: int) -> str:
-    """Name a file and a row range for an error."""
-    return f"file {file}, rows {first_row} to {first_row + n_rows - 1}"

@@ -27,11 +27,11 @@ from muster.datasets.blobs import blob_path, new_blob
 from muster.datasets.chunks import ChunkRef
 from muster.datasets.cutting import Target, cut
 from muster.datasets.json_rows import MAX_LINE_NBYTES, JsonRows
-from muster.datasets.jsonl import INFER_ROWS, infer_lines
+from muster.datasets.jsonl import INFER_ROWS, SPACE, infer_lines, json_columns
 from muster.datasets.origins import Origin
-from muster.datasets.reading import ByteSource, ChunkRows, printable
-from muster.datasets.schemas import conform, context
-from muster.errors import SourceError
+from muster.datasets.reading import ByteSource, ChunkRows
+from muster.datasets.schemas import conform
+from muster.errors import SourceError, printable
 
 if TYPE_CHECKING:
     from muster.datasets.sources import SourceFile
@@ -41,7 +41,6 @@ _BATCH_NBYTES = 1 << 20
 _BATCH_ROWS = 1 << 16
 _READ_NBYTES = 1 << 20
 _INFER = Target(None, 16 << 20)  # bounds what is decoded to guess types, however long the lines are
-_SPACE = b" \t\r\n"
 
 
 def stage_lines(file: SourceFile, exchange_dir: Path, origin: Origin) -> SourceFile:
@@ -79,7 +78,7 @@ def _write_lines(file: SourceFile, origin: Origin, out: IO[bytes]) -> int:
     with origin.open(file.path) as raw, pa.ipc.new_file(out, LINES, options=options) as writer:
         try:
             for line in _lines(_decoded(file.name, raw)):
-                if not line.strip(_SPACE):
+                if not line.strip(SPACE):
                     n_blank += 1  # written only if a row follows
                     continue
                 for _ in range(n_blank):
@@ -210,7 +209,7 @@ def plan(
     sizes = [int(block.nbytes * scale) for block in layout.batches]
     lines: dict[str, int | str | list[int] | list[str]] = {}
     if file.plan_nbytes:
-        lines = {"lines": 1, "json": _json(columns, options)}
+        lines = {"lines": 1, "json": json_columns(columns, options)}
     for piece in cut(layout.rows, sizes, target, limit):
         found = arrow_ipc.ranges_and_detail(layout, piece, file.name)
         yield ChunkRef(
@@ -227,10 +226,6 @@ def plan(
         )
 
 
-def _json(columns: Sequence[str], options: dict[str, list[str]]) -> list[str]:
-    return [name for name in options.get("json", []) if name in columns]
-
-
 def recolumn(
     ref: ChunkRef,
     source: ByteSource,  # noqa: ARG001 - the signature of every format
@@ -238,13 +233,13 @@ def recolumn(
     options: dict[str, list[str]],
 ) -> ChunkRef:
     """Return a reference to other columns of the same rows."""
-    json = {"json": _json(columns, options)} if "lines" in ref.detail else {}
+    json = {"json": json_columns(columns, options)} if "lines" in ref.detail else {}
     return replace(ref, columns=tuple(columns), detail={**ref.detail, **json})
 
 
 def read(ref: ChunkRef, schema: pa.Schema, source: ByteSource, positions: npt.NDArray[np.int64] | None) -> ChunkRows:
     """Decode the wanted rows: parse staged lines, or take staged columns."""
-    where = context(ref.file, ref.first_row, ref.n_rows)
+    where = ref.place
     if "lines" not in ref.detail:
         return conform(arrow_ipc.read_batches(ref, source, positions, schema.names), schema, where)
     lines = arrow_ipc.read_batches(ref, source, positions, ["line"])

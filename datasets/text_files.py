@@ -21,9 +21,9 @@ from blake3 import blake3
 from muster.datasets import arrow_ipc
 from muster.datasets.chunks import MAX_INPUT_NBYTES, ChunkRef, coalesce
 from muster.datasets.cutting import Cut, Target
-from muster.datasets.reading import ByteSource, ChunkRows, printable, reject_array
-from muster.datasets.schemas import conform, context
-from muster.errors import SourceChangedError, SourceError
+from muster.datasets.reading import ByteSource, ChunkRows, reject_array
+from muster.datasets.schemas import conform
+from muster.errors import SourceChangedError, SourceError, printable
 
 if TYPE_CHECKING:
     from muster.datasets.sources import SourceFile
@@ -100,7 +100,7 @@ def recolumn(
     joined = coalesce(ranges)
     if sum(length for _, length in joined) > MAX_INPUT_NBYTES:
         raise SourceError(
-            f"{context(ref.file, ref.first_row, ref.n_rows)}: more than {MAX_INPUT_NBYTES >> 30} GiB in one chunk",
+            f"{ref.place}: more than {MAX_INPUT_NBYTES >> 30} GiB in one chunk",
             hint="ask for fewer rows per chunk",
         )
     return replace(ref, columns=tuple(columns), ranges=joined)
@@ -108,7 +108,7 @@ def recolumn(
 
 def read(ref: ChunkRef, schema: pa.Schema, source: ByteSource, positions: npt.NDArray[np.int64] | None) -> ChunkRows:
     """Read the list and, if ``text`` is wanted, the contents of the wanted files only."""
-    where = context(ref.file, ref.first_row, ref.n_rows)
+    where = ref.place
     listed = arrow_ipc.read_batches(ref, source, None, _LIST_COLUMNS)
     if listed.schema.names != list(_LIST_COLUMNS) or listed.column("nbytes").null_count:
         raise SourceError(f"{where}: expected a file list, found columns {printable(str(listed.schema.names))}")

@@ -15,6 +15,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from muster.errors import printable
+
 MAX_REQUEST_NBYTES = 1 << 22
 MAX_REPLY_NBYTES = 1 << 14
 MAX_TEXT_CHARS = 500
@@ -107,7 +109,7 @@ def parse_reply(fields: dict[str, Any], n_rows: int) -> IntakeOutcome | IntakeFi
         kind, text = fields["kind"], fields["text"]
         if not isinstance(kind, str) or not _KIND.fullmatch(kind) or not isinstance(text, str):
             raise ProtocolError("a finding of another form")
-        return IntakeFinding(kind, "".join(c if c.isprintable() else "?" for c in text[:MAX_TEXT_CHARS]))
+        return IntakeFinding(kind, printable(text, MAX_TEXT_CHARS))
     if set(fields) != set(IntakeOutcome.__slots__):
         raise ProtocolError("unknown or missing fields")
     if any(type(fields[name]) is not int or not 0 <= fields[name] < 2**48 for name in _COUNTS):

@@ -20,6 +20,7 @@ from sqlalchemy import Connection, insert, select, update
 
 from muster.cluster.coordinator.identity import check_contributor, check_name
 from muster.cluster.coordinator.tables import Database, attempts, contributors, events, jobs, units, volunteers
+from muster.errors import printable
 
 # state → states that may follow it
 ATTEMPT_STATES: dict[str, frozenset[str]] = {
@@ -95,11 +96,6 @@ class Registry:
         )
         with self.db.read() as c:
             return {r.name: "revoked" if r.revoked_s else f"quarantined: {r.reason}" for r in c.execute(query)}
-
-    def contributor_of(self, volunteer: str) -> str:
-        """Return the contributor who owns ``volunteer``; raises SettledError if unknown, revoked or quarantined."""
-        with self.db.read() as c:
-            return _eligible_contributor(c, volunteer)
 
     # -- the gateway -----------------------------------------------------------------------------------------------
 
@@ -254,5 +250,4 @@ def _eligible_contributor(c: Connection, volunteer: str) -> str:
 
 
 def _finding(kind: str, text: str) -> str:
-    printable = "".join(ch if ch.isprintable() else "?" for ch in text[:2000])
-    return json.dumps({"kind": kind[:40], "text": printable})
+    return json.dumps({"kind": kind[:40], "text": printable(text, 2000)})

@@ -20,6 +20,7 @@ import httpx
 
 from muster.cluster.bundle import Bundle, client_context
 from muster.cluster.wan_sockets import accepted_options
+from muster.errors import printable
 
 MAX_ERROR_NBYTES = 1 << 14
 FIRST_PAUSE_S = 0.1
@@ -142,7 +143,6 @@ def repeat(what: str, call: Callable[[], T], *, for_s: float, stop: threading.Ev
 def _error_of(body: bytes) -> tuple[str, str]:
     try:
         fields = json.loads(body)
-        kind, text = str(fields["error"])[:40], str(fields["text"])[:300]
+        return printable(str(fields["error"]), 40), printable(str(fields["text"]), 300)
     except (ValueError, KeyError, TypeError, RecursionError):
         return "unknown", "no usable reason was given"
-    return tuple("".join(c if c.isprintable() else "?" for c in part) for part in (kind, text))  # type: ignore[return-value]

@@ -4,10 +4,16 @@
 ``VolunteerFault``: evidence about a volunteer; it is recorded and never ends a job.
 
 Invariants: a message names the file, row, column or volunteer, says what was expected and what was found;
-nothing here imports anything outside the standard library (``trust`` may import this module).
+text from elsewhere goes into one through ``printable``; nothing here imports anything outside the standard library
+(``trust`` may import this module).
 """
 
 from __future__ import annotations
+
+
+def printable(text: str, max_chars: int = 200, *, mark: str = "?") -> str:
+    """Return ``text`` cut to ``max_chars`` characters, with ``mark`` for each one that can't be printed."""
+    return "".join(c if c.isprintable() else mark for c in text[:max_chars])
 
 
 class MusterError(Exception):
@@ -71,13 +77,19 @@ class VerificationError(MusterError):
 
 
 class VolunteerFault(Exception):  # noqa: N818 - a finding, not an error of the program
-    """Evidence that a volunteer misbehaved: who, which kind, and what was seen. Recorded, never fatal to a job.
+    """Evidence that a volunteer misbehaved: which kind, and what was seen. Recorded, never fatal to a job.
 
-    ``kind`` is a short stable word such as ``wrong-schema``; ``evidence`` is bounded, printable text.
+    ``kind`` is a short stable word such as ``wrong-schema``; ``text`` is made printable and bounded here. Whoever
+    records it knows which volunteer it was.
     """
 
-    def __init__(self, volunteer: str, kind: str, evidence: str) -> None:
-        super().__init__(f"{volunteer}: {kind}: {evidence}")
-        self.volunteer = volunteer
+    MAX_TEXT_CHARS = 300
+
+    def __init__(self, kind: str, text: str) -> None:
+        text = printable(text, self.MAX_TEXT_CHARS)
+        super().__init__(f"{kind}: {text}")
         self.kind = kind
-        self.evidence = evidence[:500]
+        self.text = text
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (type(self), (self.kind, self.text))
