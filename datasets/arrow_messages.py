@@ -1,8 +1,8 @@
-"""The few fields of Arrow IPC metadata that planning needs: where messages lie and how many rows a batch has.
+"""The few fields of Arrow IPC metadata that are needed before pyarrow decodes a message.
 
 A small reader of FlatBuffers tables (flatbuffers.dev, "FlatBuffers internals") for the fields of ``File.fbs`` and
-``Message.fbs`` (arrow.apache.org/docs/format/Columnar.html); pyarrow decodes the messages themselves but does not
-say where they lie. It reads no data.
+``Message.fbs`` (arrow.apache.org/docs/format/Columnar.html). Planning asks where messages lie and how many rows a batch
+has, ``result_ipc`` what a stranger's message would make the decoder allocate; pyarrow tells neither. It reads no data.
 
 Invariants: every access is checked against the buffer; broken metadata raises ``ValueError``.
 """
@@ -15,8 +15,8 @@ from dataclasses import dataclass
 # Message.fbs: union MessageHeader
 _RECORD_BATCH = 3
 _BLOCK = struct.Struct("<qi4xq")  # File.fbs: struct Block: offset, metaDataLength, padding, bodyLength
-_CONTINUATION = 0xFFFFFFFF
-MAX_BLOCKS = 1 << 24
+CONTINUATION = 0xFFFFFFFF
+MAX_STRUCTS = 1 << 24
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +28,8 @@ class Block:
     nbytes: int
 
 
-class _Table:
-    """A FlatBuffers table at ``at`` in ``data``."""
+class FlatTable:
+    """A FlatBuffers table at ``at`` in ``data``; fields go by their number in the schema."""
 
     def __init__(self, data: memoryview, at: int) -> None:
         self._data = data
@@ -44,26 +44,37 @@ class _Table:
         offset = _int(self._data, self._vtable + slot, "<H")
         return self._at + offset if offset else None
 
+    def has(self, number: int) -> bool:
+        """Say whether a field is there."""
+        return self._field(number) is not None
+
     def scalar(self, number: int, kind: str) -> int:
+        """Return an integer of the ``struct`` format ``kind``; FlatBuffers leaves out fields that are 0."""
         at = self._field(number)
         return 0 if at is None else _int(self._data, at, kind)
 
-    def table(self, number: int) -> _Table:
+    def table(self, number: int) -> FlatTable:
+        """Return a table that must be there."""
         at = self._field(number)
         if at is None:
             raise ValueError(f"field {number} is missing")
-        return _Table(self._data, at + _int(self._data, at, "<I"))
+        return FlatTable(self._data, at + _int(self._data, at, "<I"))
 
-    def blocks(self, number: int) -> list[Block]:
+    def structs(self, number: int, layout: struct.Struct) -> list[tuple[int, ...]]:
+        """Return a vector of structs of integers, empty if it is not there."""
         at = self._field(number)
         if at is None:
             return []
         start = at + _int(self._data, at, "<I")
         count = _int(self._data, start, "<I")
-        if count > MAX_BLOCKS or start + 4 + count * _BLOCK.size > len(self._data):
-            raise ValueError(f"{count} blocks do not fit")
-        body = self._data[start + 4 : start + 4 + count * _BLOCK.size]
-        return [Block(offset, meta, meta + size) for offset, meta, size in _BLOCK.iter_unpack(body)]
+        if count > MAX_STRUCTS or start + 4 + count * layout.size > len(self._data):
+            raise ValueError(f"a vector of {count} structs does not fit")
+        return list(layout.iter_unpack(self._data[start + 4 : start + 4 + count * layout.size]))
+
+
+def root_table(data: memoryview) -> FlatTable:
+    """Return the table that a FlatBuffers message begins with."""
+    return FlatTable(data, _int(data, 0, "<I"))
 
 
 def _int(data: memoryview, at: int, kind: str) -> int:
@@ -76,16 +87,20 @@ def _int(data: memoryview, at: int, kind: str) -> int:
 
 def footer_blocks(footer: bytes) -> tuple[list[Block], list[Block]]:
     """Return the dictionary and the record batch blocks of a file's footer (without length and magic)."""
-    data = memoryview(footer)
-    table = _Table(data, _int(data, 0, "<I"))
-    return table.blocks(2), table.blocks(3)
+    table = root_table(memoryview(footer))
+    dictionaries, batches = (table.structs(number, _BLOCK) for number in (2, 3))
+    return [_block(*fields) for fields in dictionaries], [_block(*fields) for fields in batches]
+
+
+def _block(offset: int, meta_nbytes: int, body_nbytes: int) -> Block:
+    return Block(offset, meta_nbytes, meta_nbytes + body_nbytes)
 
 
 def batch_rows(metadata: bytes) -> int:
     """Return the row count of a record batch message; ``metadata`` begins with its continuation marker."""
     data = memoryview(metadata)
-    body = data[8:] if _int(data, 0, "<I") == _CONTINUATION else data[4:]  # before 0.15 there was no marker
-    message = _Table(body, _int(body, 0, "<I"))
+    body = data[8:] if _int(data, 0, "<I") == CONTINUATION else data[4:]  # before 0.15 there was no marker
+    message = root_table(body)
     if message.scalar(1, "<B") != _RECORD_BATCH:
         raise ValueError("expected a record batch")
     rows = message.table(2).scalar(0, "<q")
@@ -98,4 +113,4 @@ def message_nbytes(head: bytes) -> int:
     """Return the size of a schema message, whose first 8 bytes are ``head``: marker, length, metadata (no body)."""
     data = memoryview(head)
     marker = _int(data, 0, "<I")
-    return 8 + _int(data, 4, "<I") if marker == _CONTINUATION else 4 + marker
+    return 8 + _int(data, 4, "<I") if marker == CONTINUATION else 4 + marker

@@ -7,9 +7,9 @@ the process: intake runs this under resource limits and without credentials, as 
 
 How the inflated size is bounded. Arrow allocates, for each compressed buffer, the length that its 8-byte prefix claims
 and inflates into exactly that space: a buffer that would inflate further is an error in the codec. So the sum of the
-claims is a bound known before the first allocation. It is read here, from the messages' flatbuffers, by a reader that
-checks every access; a counting memory pool would see the same numbers only as they are allocated, and Arrow's Python
-interface has none with a limit.
+claims is a bound known before the first allocation. It is read here, from the messages' flatbuffers, by a reader
+(``arrow_messages``) that checks every access; a counting memory pool would see the same numbers only as they are
+allocated, and Arrow's Python interface has none with a limit.
 
 Invariants: one schema message, then exactly the expected record batches, then the end mark, then nothing; no dictionary
 batches; the number of buffers of every batch is that of the schema; total inflated bytes <= ``max_nbytes``; only
@@ -23,13 +23,14 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
+from muster.datasets.arrow_messages import CONTINUATION, root_table
 from muster.datasets.result_format import BATCH_ROWS, ResultFault, buffer_count
 
-_CONTINUATION = 0xFFFFFFFF
 _MAX_METADATA_NBYTES = 1 << 20
 _SCHEMA_HEADER, _BATCH_HEADER = 1, 3
 _METADATA_V5 = 4
-_END = struct.pack("<II", _CONTINUATION, 0)
+_BUFFER = struct.Struct("<qq")  # Schema.fbs: struct Buffer: offset, length
+_END = struct.pack("<II", CONTINUATION, 0)
 
 
 def encode_ipc(table: pa.Table, schema: pa.Schema | None = None) -> pa.Buffer:
@@ -109,7 +110,7 @@ def _check_stream(data: memoryview, schema: pa.Schema, n_rows: int, max_nbytes: 
                 raise ResultFault("too-big", text)
     except (struct.error, IndexError, ValueError) as err:
         raise ResultFault("undecodable", f"broken message: {err}") from None
-    if bytes(data[at:]) != _END if len(data) - at == len(_END) else True:
+    if len(data) - at != len(_END) or bytes(data[at:]) != _END:
         raise ResultFault(
             "wrong-rows", f"expected the end of the stream after {len(expected)} batches, found more or less"
         )
@@ -127,7 +128,7 @@ class _Batch:
     """The parts of a record batch message that bound what decoding it allocates."""
 
     length: int
-    buffers: list[tuple[int, int]]
+    buffers: list[tuple[int, ...]]  # (offset, length) in the body
     compressed: bool
     body: memoryview
 
@@ -150,10 +151,10 @@ class _Batch:
 def _message(data: memoryview, at: int, expected: int) -> tuple[int, _Batch]:
     """Read the frame and header of the message at ``at``; returns where the next one begins."""
     mark, n_meta = struct.unpack_from("<II", data, at)
-    if mark != _CONTINUATION or n_meta == 0 or n_meta > _MAX_METADATA_NBYTES:
+    if mark != CONTINUATION or n_meta == 0 or n_meta > _MAX_METADATA_NBYTES:
         raise ValueError("no message where one was expected")
     meta = data[at + 8 : at + 8 + n_meta]
-    table = _Table(meta, struct.unpack_from("<I", meta, 0)[0])
+    table = root_table(meta)
     header, n_body = table.scalar(1, "<B"), table.scalar(3, "<q")
     if table.scalar(0, "<h") != _METADATA_V5 or table.has(4):
         # Before V5, compression was announced in custom metadata, out of sight of the bound on inflated bytes.
@@ -164,49 +165,5 @@ def _message(data: memoryview, at: int, expected: int) -> tuple[int, _Batch]:
     body = data[body_at : body_at + n_body]
     if expected == _SCHEMA_HEADER:
         return body_at + n_body, _Batch(0, [], False, body)
-    batch = table.child(2)
-    return body_at + n_body, _Batch(batch.scalar(0, "<q"), batch.pairs(2), batch.has(3), body)
-
-
-class _Table:
-    """A flatbuffers table (fields by slot number as in Arrow's Message.fbs); reads outside the metadata raise."""
-
-    def __init__(self, meta: memoryview, at: int) -> None:
-        self._meta, self._at = meta, at
-        self._vtable = at - struct.unpack_from("<i", meta, at)[0]
-        if self._vtable < 0:
-            raise ValueError("vtable outside its message")
-        self._n_vtable: int = struct.unpack_from("<H", meta, self._vtable)[0]
-
-    def _field(self, slot: int) -> int | None:
-        entry = 4 + 2 * slot
-        if entry + 2 > self._n_vtable:
-            return None
-        offset: int = struct.unpack_from("<H", self._meta, self._vtable + entry)[0]
-        return self._at + offset if offset else None
-
-    def has(self, slot: int) -> bool:
-        return self._field(slot) is not None
-
-    def scalar(self, slot: int, code: str) -> int:
-        """Integer field; flatbuffers leaves out fields that are 0."""
-        at = self._field(slot)
-        return 0 if at is None else int(struct.unpack_from(code, self._meta, at)[0])
-
-    def child(self, slot: int) -> _Table:
-        at = self._field(slot)
-        if at is None:
-            raise ValueError("a required part of a message is missing")
-        return _Table(self._meta, at + struct.unpack_from("<I", self._meta, at)[0])
-
-    def pairs(self, slot: int) -> list[tuple[int, int]]:
-        """A vector of structs of two int64."""
-        at = self._field(slot)
-        if at is None:
-            return []
-        at += struct.unpack_from("<I", self._meta, at)[0]
-        n = struct.unpack_from("<I", self._meta, at)[0]
-        view = self._meta[at + 4 : at + 4 + 16 * n]
-        if len(view) != 16 * n:
-            raise ValueError("a vector outside its message")
-        return list(struct.iter_unpack("<qq", view))
+    batch = table.table(2)
+    return body_at + n_body, _Batch(batch.scalar(0, "<q"), batch.structs(2, _BUFFER), batch.has(3), body)
