@@ -1,7 +1,7 @@
-"""The exchange: the folder behind the gateway that holds blobs, uploads and accepted results.
+"""The exchange: the folder behind the gateway that holds uploads and accepted results.
 
-What it does: keeps immutable blobs by digest, takes uploads under their attempt's id while counting and hashing them,
-and takes accepted files from intake. Areas: ``blobs/`` (staged chunks, file lists), ``uploads/``, ``accepted/``.
+What it does: takes uploads under their attempt's id while counting and hashing them, and takes accepted files from
+intake. Areas: ``uploads/`` and ``accepted/``; ``blobs/`` beside them is planning's (``blobs``).
 What it does not do: parse what it holds, decide who may write, or speak HTTP (the gateway does).
 
 Invariants: a file appears under its final name whole or not at all; a final name is never written twice; names are
@@ -23,10 +23,9 @@ from blake3 import blake3
 
 from muster.errors import PoolError
 
-Area = Literal["blobs", "uploads", "accepted"]
-_AREAS: tuple[Area, ...] = ("blobs", "uploads", "accepted")
+Area = Literal["uploads", "accepted"]
+_AREAS: tuple[Area, ...] = ("uploads", "accepted")
 _NAME = re.compile(r"[0-9A-Za-z](?:[0-9A-Za-z_-]|\.(?!\.)){0,119}")
-_DIGEST = re.compile(r"[0-9a-f]{64}")
 _TEMPORARY = ".tmp-"
 _PIECE_NBYTES = 1 << 20
 
@@ -54,7 +53,7 @@ class StoredFile:
 class PendingFile:
     """A file that is being written under a temporary name; ``commit`` gives it its final one."""
 
-    def __init__(self, target: Path, max_nbytes: int | None) -> None:
+    def __init__(self, target: Path, max_nbytes: int) -> None:
         self._target, self._max_nbytes = target, max_nbytes
         target.parent.mkdir(parents=True, exist_ok=True)
         self._temporary = target.parent / f"{_TEMPORARY}{os.urandom(12).hex()}"
@@ -64,12 +63,12 @@ class PendingFile:
     def write(self, piece: bytes | memoryview) -> None:
         """Append; UploadRefusedError ``too-big`` as soon as the limit is passed (the piece is then not written)."""
         self._nbytes += len(piece)
-        if self._max_nbytes is not None and self._nbytes > self._max_nbytes:
+        if self._nbytes > self._max_nbytes:
             raise UploadRefusedError("too-big", f"{self._target.name}: more than {self._max_nbytes} bytes")
         self._hash.update(piece)
         self.file.write(piece)
 
-    def commit(self, expected_blake3: str | None = None, *, durable: bool = False) -> StoredFile:
+    def commit(self, expected_blake3: str | None = None) -> StoredFile:
         """Give the whole file its name.
 
         Raises:
@@ -81,7 +80,7 @@ class PendingFile:
             if expected_blake3 is not None and digest != expected_blake3:
                 text = f"{self._target.name}: expected blake3 {expected_blake3[:64]}, found {digest}"
                 raise UploadRefusedError("wrong-digest", text)
-            _close(self.file, durable=durable)
+            self.file.close()
             _rename_new(self._temporary, self._target)
         except FileExistsError:
             raise UploadRefusedError("exists", f"{self._target.name}: already there, never overwritten") from None
@@ -110,37 +109,6 @@ class Exchange:
         self.root = Path(root)
         for area in _AREAS:
             (self.root / area).mkdir(parents=True, exist_ok=True)
-
-    def put_blob(self, data: bytes | memoryview | Path) -> str:
-        """Store a blob (bytes, or a file that is copied); returns its digest. Storing it again changes nothing."""
-        if isinstance(data, Path):
-            digest = file_blake3(data)
-            pieces: Iterator[bytes | memoryview] = _pieces(data)
-        else:
-            digest = str(blake3(data).hexdigest())
-            pieces = iter((data,))
-        target = self._path("blobs", digest)
-        if target.exists():
-            return digest
-        pending = PendingFile(target, None)
-        try:
-            for piece in pieces:
-                pending.write(piece)
-            pending.commit(digest, durable=True)
-        except UploadRefusedError as err:
-            if err.kind != "exists":
-                raise
-        finally:
-            pending.abort()
-        return digest
-
-    def has_blob(self, digest: str) -> bool:
-        """Whether a blob is stored."""
-        return self._blob(digest).exists()
-
-    def blob_path(self, digest: str) -> Path:
-        """Path of a stored blob; PoolError if there is none."""
-        return _existing(self._blob(digest))
 
     def begin_upload(self, attempt: str, max_nbytes: int) -> PendingFile:
         """Start taking the upload of an attempt; UploadRefusedError ``exists`` if a whole one is there."""
@@ -217,11 +185,6 @@ class Exchange:
     def _accepted(self, attempt: str) -> tuple[Path, Path]:
         return self._path("accepted", f"{attempt}.parquet"), self._path("accepted", f"{attempt}.rejects.parquet")
 
-    def _blob(self, digest: str) -> Path:
-        if not _DIGEST.fullmatch(digest):
-            raise PoolError(f"not a blob's digest: {digest[:100]!r}")
-        return self._path("blobs", digest)
-
     def _path(self, area: Area, name: str) -> Path:
         """Path of a name in an area, spread over folders by its first two characters; PoolError for bad names."""
         if not _NAME.fullmatch(name):
@@ -232,28 +195,16 @@ class Exchange:
 def file_blake3(path: Path) -> str:
     """Blake3 hex of a file, read piece by piece."""
     digest = blake3()
-    for piece in _pieces(path):
-        digest.update(piece)
-    return str(digest.hexdigest())
-
-
-def _pieces(path: Path) -> Iterator[bytes | memoryview]:
     with path.open("rb") as file:
         while piece := file.read(_PIECE_NBYTES):
-            yield piece
+            digest.update(piece)
+    return str(digest.hexdigest())
 
 
 def _existing(path: Path) -> Path:
     if not path.is_file():
         raise PoolError(f"{path.name}: not in the exchange")
     return path
-
-
-def _close(file: BinaryIO, *, durable: bool) -> None:
-    file.flush()
-    if durable:
-        os.fsync(file.fileno())
-    file.close()
 
 
 def _rename_new(source: Path, target: Path) -> None:

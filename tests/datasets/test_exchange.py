@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 from blake3 import blake3
 from hypothesis import given
@@ -20,22 +18,6 @@ def exchange(tmp_path):
 
 def files(exchange):
     return sorted(p.name for p in exchange.root.rglob("*") if p.is_file())
-
-
-def test_blobs_are_named_by_digest_and_stored_once(exchange, tmp_path):
-    data = os.urandom(3_000_000)
-    digest = exchange.put_blob(data)
-    assert digest == blake3(data).hexdigest()
-    assert exchange.blob_path(digest).read_bytes() == data
-    path = tmp_path / "copy"
-    path.write_bytes(data)
-    before = exchange.blob_path(digest).stat().st_mtime_ns
-    assert exchange.put_blob(path) == digest
-    assert exchange.blob_path(digest).stat().st_mtime_ns == before
-    assert files(exchange) == [digest]
-    assert not exchange.has_blob("0" * 64)
-    with pytest.raises(PoolError, match="not in the exchange"):
-        exchange.blob_path("0" * 64)
 
 
 def test_an_upload_appears_whole_and_is_never_overwritten(exchange):
@@ -100,7 +82,7 @@ def test_without_rejects_there_is_no_rejects_file_and_a_half_commit_can_be_repea
 
 
 def test_sweep_removes_only_old_temporary_files(exchange):
-    exchange.put_blob(b"blob")
+    exchange.begin_upload("a8", 5).commit()
     upload = exchange.begin_upload("a7", 5)
     upload.write(b"1")
     assert exchange.sweep(60.0) == 0
@@ -116,7 +98,6 @@ def test_bad_names_are_refused(exchange, name):
         exchange.upload_path,
         exchange.accepted_paths,
         lambda n: exchange.begin_upload(n, 1),
-        exchange.blob_path,
     ):
         with pytest.raises(PoolError, match="not a "):
             call(name)
