@@ -21,7 +21,7 @@ COORDINATOR_EXAMPLES = """[bold]Examples[/bold]
 
 muster coordinator
 
-muster coordinator --host 192.0.2.7 --name lab
+muster coordinator --host 192.0.2.7 --pool-name lab
 """
 INVITE_EXAMPLES = """[bold]Example[/bold]
 
