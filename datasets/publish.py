@@ -33,6 +33,7 @@ from muster.datasets.manifest import Manifest, ManifestRow, part_name, write_man
 from muster.datasets.parts import REJECTS_SCHEMA, encode_parquet, parquet_options, part_schema
 from muster.datasets.publish_targets import (
     CERTIFICATE_FILE,
+    MANIFEST_FILE,
     MAX_CERTIFICATE_NBYTES,
     REJECTS_FILE,
     State,
@@ -135,7 +136,7 @@ class Publication:
         with self._manifest.open("wb") as file:
             rows = write_manifest(manifest, file)
         nbytes, digest = self._manifest.stat().st_size, file_blake3(self._manifest)
-        return PublishedFile("_muster/manifest.parquet", nbytes, digest, rows)
+        return PublishedFile(MANIFEST_FILE, nbytes, digest, rows)
 
     def complete(self, certificate: bytes) -> None:
         """Add the certificate (see ``certificate.sign_certificate``) and make the dataset visible.

@@ -1,7 +1,6 @@
 """What the demo shows at its end: the job's report, what became of liar and victim, and a look at the data.
 
-Reads the published dataset and the corpus; the duplicates are found here, after publication, for the demo only (the
-flow ``dedup`` does it for real).
+Reads the published dataset and the corpus; the duplicates are found here, after publication, for the demo only.
 
 Invariant: every number is measured in this run; leverage is stated with both of its parts.
 """

@@ -1,4 +1,4 @@
-"""Certify: the final audit of a commit (design section 6).
+"""Certify: the final audit of a commit (``docs/adr/0004-final-audit.md``).
 
 A round is stored (number, manifest root) before anything is drawn, so that no restart can redraw; a bad row ends its
 contributor's part in the job, reopens compute and leads to the next commit and round. What may be claimed afterwards is

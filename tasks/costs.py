@@ -1,4 +1,4 @@
-"""CPU seconds of the trusted side, split by what they were spent on: the denominator of leverage (design section 3).
+"""CPU seconds of the trusted side, split by what they were spent on: the denominator of leverage.
 
 Measures processes from outside (their CPU clocks), so that nothing on a hot path has to count. Decides nothing.
 

@@ -1,6 +1,6 @@
 """Everything that is open while a job runs, in one frozen bundle that the stages hand along.
 
-Holds no behaviour beyond small look-ups. Made by ``flows.preprocess``; closed by whoever made it.
+Holds no behaviour beyond small look-ups. Made by ``flows.pipeline``; closed by whoever made it.
 
 Invariants: ``job`` is the row as it was when the run began (keys and ids never change after that); ``work`` is what
 referees get; nothing here is O(rows).

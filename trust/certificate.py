@@ -106,7 +106,7 @@ class Claims:
         }
 
     def sentence(self) -> str:
-        """The one sentence that may be quoted (design section 6), with the numbers of this run."""
+        """The one sentence that may be quoted (``docs/trust.md``), with the numbers of this run."""
         return _SENTENCES[self.grade](self)
 
 

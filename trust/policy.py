@@ -23,7 +23,7 @@ def rows_to_draw(alpha: float, max_error: float) -> int:
     """Rows of a stratum to draw so that > max_error bad rows survive unseen with probability <= alpha.
 
     Drawing n without replacement misses b > εN bad rows with probability <= (1 - ε)^n < exp(-ε n), hence
-    n = ⌈ln(1/α)/ε⌉ (shared formula of design section 6).
+    n = ⌈ln(1/α)/ε⌉ (``docs/trust.md``).
     """
     return math.ceil(math.log(1 / alpha) / max_error)
 

@@ -137,7 +137,7 @@ rounds = Table(
     Column("job_id", String(32), primary_key=True),
     Column("round", Integer, primary_key=True),
     Column("root", String(64), nullable=False),
-    Column("state", String(12), nullable=False),  # drawn | clean | failed
+    Column("state", String(12), nullable=False),  # committed | drawn | clean | failed | uncertified
     Column("drawn_s", Float, nullable=False),
     Column("outcome", Text),
 )

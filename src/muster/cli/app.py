@@ -53,6 +53,6 @@ def _root(
 
 
 def main() -> None:
-    """Run the command line and exit: 0 done, 2 the user's or Muster's error, 3 failed verification, 130 interrupted."""
+    """Run the command line and exit; the statuses are in ``docs/quickstart.md``."""
     failures.end_on_sigterm()
     raise SystemExit(failures.guarded(lambda: app(standalone_mode=False)))

@@ -1,6 +1,6 @@
 """``muster preprocess`` and ``muster plan``: run a job, or say what running it would cost.
 
-Chooses the way in (through Prefect or not) and prints; what a job does is ``muster.flows.preprocess``.
+Chooses the way in (through Prefect or not) and prints; what a job does is ``muster.flows.pipeline``.
 
 Invariant: without ``--prefect`` and without PREFECT_API_URL, Prefect is never imported.
 """
