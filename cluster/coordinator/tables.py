@@ -153,50 +153,52 @@ ledger = Table(
 
 
 class Database:
-    """One engine on the registry; ``read()`` sees the last committed state, ``write()`` is one transaction."""
+    """The registry's connections; ``read()`` sees the last committed state, ``write()`` is one transaction.
+
+    Reading and writing have engines of their own: a connection that changes between autocommit and transactions pays
+    extra statements for each question.
+    """
 
     def __init__(self, pool_dir: str | Path) -> None:
         path = Path(pool_dir) / "registry.sqlite"
         path.parent.mkdir(parents=True, exist_ok=True)
-        self.engine = _sqlite_engine(path)
-        metadata.create_all(self.engine)
+        self._writing = _sqlite_engine(path)
+        event.listen(self._writing, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
+        metadata.create_all(self._writing)
+        self._reading = _sqlite_engine(path, isolation_level="AUTOCOMMIT", pool_reset_on_return=None)
         self._watching: PoolProxiedConnection | None = None
-        self._autocommit = self.engine.execution_options(isolation_level="AUTOCOMMIT")
 
     def read(self) -> AbstractContextManager[Connection]:
         """Return a connection for reading, outside any transaction."""
-        return self._autocommit.connect()
+        return self._reading.connect()
 
     def write(self) -> AbstractContextManager[Connection]:
         """Return a connection inside a write transaction; it commits on a clean exit."""
-        return self.engine.begin()
+        return self._writing.begin()
 
     def version(self) -> int:
         """Return a number that changes whenever another connection has written (cheap; SQLite's data_version)."""
         if self._watching is None:
-            self._watching = self.engine.raw_connection()
+            self._watching = self._reading.raw_connection()
         return int(self._watching.cursor().execute("PRAGMA data_version").fetchone()[0])
 
     def close(self) -> None:
         """Close every pooled connection."""
         if self._watching is not None:
             self._watching.close()
-        self.engine.dispose()
+        self._reading.dispose()
+        self._writing.dispose()
 
 
-def _sqlite_engine(path: Path) -> Engine:
-    engine = create_engine(f"sqlite:///{path}", connect_args={"timeout": BUSY_TIMEOUT_S, "check_same_thread": False})
+def _sqlite_engine(path: Path, **options: Any) -> Engine:
+    arguments = {"timeout": BUSY_TIMEOUT_S, "check_same_thread": False}
+    engine = create_engine(f"sqlite:///{path}", connect_args=arguments, **options)
 
     @event.listens_for(engine, "connect")
     def _on_connect(connection: Any, _record: Any) -> None:
         connection.isolation_level = None  # the driver opens no transaction of its own; we say when, below
         _use_wal(connection)
         connection.execute("PRAGMA synchronous=NORMAL")
-
-    @event.listens_for(engine, "begin")
-    def _on_begin(connection: Connection) -> None:
-        if connection.get_isolation_level() != "AUTOCOMMIT":
-            connection.exec_driver_sql("BEGIN IMMEDIATE")
 
     return engine
 
