@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import signal
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -32,6 +31,8 @@ from muster.cluster.edge.comm import install
 from muster.cluster.edge.door import Door
 from muster.cluster.edge.limits import EdgeLimits
 from muster.cluster.edge.scheduler_side import SchedulerSide, server_context
+from muster.cluster.edge.wire import PREFIX
+from muster.cluster.stop_signals import stop_on_signals
 from muster.cluster.unit import UnitMessage
 from muster.errors import PoolError
 
@@ -114,7 +115,7 @@ def _dask_settings(config: SchedulerConfig) -> dict[str, Any]:
 
 async def _serve(config: SchedulerConfig, ready: Callable[[dict[str, object]], None]) -> None:
     stop = asyncio.Event()
-    _stop_on_signals(stop)
+    stop_on_signals(stop)
     refusals = Refusals(config.pool_dir)
     await asyncio.to_thread(refusals.refresh)
     door = Door(config.limits, refusals.reason)
@@ -196,7 +197,7 @@ def volunteers(scheduler: Scheduler) -> list[dict[str, Any]]:
             "in_flight": len(worker.processing),
         }
         for worker in scheduler.workers.values()
-        if worker.address.startswith(schema.SCHEME)
+        if worker.address.startswith(PREFIX)
     ]
 
 
@@ -227,10 +228,3 @@ async def _poll(refusals: Refusals, door: Door, refresh_s: float) -> None:
             door.cut(await asyncio.to_thread(refusals.refresh))
         except Exception:
             log.exception("the registry could not be read; whoever was refused stays refused")
-
-
-def _stop_on_signals(stop: asyncio.Event) -> None:
-    loop = asyncio.get_running_loop()
-    for signum in (signal.SIGTERM, signal.SIGINT):
-        if signal.getsignal(signum) is not signal.SIG_IGN:
-            signal.signal(signum, lambda *_: loop.call_soon_threadsafe(stop.set))

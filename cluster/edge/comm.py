@@ -18,12 +18,10 @@ from distributed.comm.registry import Backend, backends
 from distributed.comm.tcp import TLS, convert_stream_closed_error
 from tornado.iostream import StreamClosedError
 
-from muster.cluster.edge.wire import HEADER, Violation, decode, encode
+from muster.cluster.edge.wire import HEADER, PREFIX, SCHEME, Violation, decode, encode
 from muster.cluster.wan_sockets import tune
 
 log = logging.getLogger("muster.edge")
-SCHEME = "vol"
-PREFIX = f"{SCHEME}://"
 
 
 class Side(Protocol):

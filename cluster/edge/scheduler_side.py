@@ -28,10 +28,10 @@ from tornado.tcpserver import TCPServer
 
 from muster.cluster.coordinator.identity import VOLUNTEER, peer_identity
 from muster.cluster.edge import schema
-from muster.cluster.edge.comm import PREFIX, NeverConnector, VolComm
+from muster.cluster.edge.comm import NeverConnector, VolComm
 from muster.cluster.edge.door import Door, check_hello, muster_version
 from muster.cluster.edge.limits import TokenBucket
-from muster.cluster.edge.wire import WIRE_VERSION, Violation, encode, entries
+from muster.cluster.edge.wire import PREFIX, WIRE_VERSION, Violation, encode, entries
 from muster.cluster.unit import UnitMessage
 
 log = logging.getLogger("muster.edge")

@@ -21,11 +21,10 @@ from dask._task_spec import Task
 from distributed.protocol.serialize import ToPickle
 from distributed.versions import get_versions
 
-from muster.cluster.edge.wire import Violation, entries, integer, key, mapping, number, text
+from muster.cluster.edge.wire import PREFIX, Violation, entries, integer, key, mapping, number, text
 from muster.cluster.unit import UnitError, UnitMessage, check_unit, execute_unit
 
 Message = dict[str, Any]
-SCHEME = "vol://"
 _STATUSES = ("init", "running", "paused", "closing", "closing_gracefully")
 _COUNTED_STATES = ("executing", "ready", "memory", "constrained")
 _TIMED_ACTIONS = ("compute", "deserialize", "disk-read", "transfer")
@@ -84,7 +83,7 @@ def _registration(fields: Mapping[str, Any], address: str, max_threads: int) -> 
         "resolve_address": False,
         "status": _status(fields.get("status")),
         "nthreads": min(integer(fields.get("nthreads"), 1), max_threads),
-        "name": address[len(SCHEME) :],
+        "name": address.removeprefix(PREFIX),
         "now": number(fields.get("now", 0)),
         "resources": {},
         "memory_limit": 0,

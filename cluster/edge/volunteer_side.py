@@ -17,9 +17,9 @@ from distributed.comm.tcp import MAX_BUFFER_SIZE, BaseTCPConnector
 from tornado.iostream import StreamClosedError
 
 from muster.cluster.edge import volunteer_schema
-from muster.cluster.edge.comm import PREFIX, NeverListener, VolComm
+from muster.cluster.edge.comm import NeverListener, VolComm
 from muster.cluster.edge.limits import EdgeLimits
-from muster.cluster.edge.wire import WIRE_VERSION, Violation, mapping, text
+from muster.cluster.edge.wire import PREFIX, WIRE_VERSION, Violation, mapping, text
 
 
 class PoolUnreachable(Exception):  # noqa: N818 - an outcome of dialling

@@ -18,6 +18,8 @@ from typing import Any, NoReturn
 
 import msgpack
 
+SCHEME = "vol"
+PREFIX = f"{SCHEME}://"  # of every address on this wire
 WIRE_VERSION = 1
 HEADER = struct.Struct("!I")
 MAX_ARRAY = 20_000

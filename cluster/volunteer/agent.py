@@ -16,7 +16,6 @@ import logging
 import os
 import random
 import secrets
-import signal
 import ssl
 import sys
 from collections.abc import Callable, Mapping
@@ -28,9 +27,11 @@ import dask
 from distributed import Worker
 
 from muster.cluster.bundle import Bundle, bundle_from_dict, client_context, read_bundle
-from muster.cluster.edge.comm import PREFIX, install
+from muster.cluster.edge.comm import install
 from muster.cluster.edge.door import SUPERSEDED, muster_version
 from muster.cluster.edge.volunteer_side import PoolUnreachable, Refused, VolunteerSide
+from muster.cluster.edge.wire import PREFIX
+from muster.cluster.stop_signals import stop_on_signals
 from muster.cluster.unit import set_executor
 from muster.cluster.volunteer.execute import Executor
 from muster.errors import PoolError
@@ -176,7 +177,7 @@ class Agent:
 
     async def supervise(self) -> None:
         """Connect, work, reconnect; ends when told to stop. Raises PoolError as ``run`` says."""
-        _on_stop_signals(self._stop)
+        stop_on_signals(self._stop)
         loop = asyncio.get_running_loop()
         pause_s = _FIRST_PAUSE_S
         while not self._stop.is_set():
@@ -256,13 +257,6 @@ class Agent:
         if error is not None:
             raise error
         return True
-
-
-def _on_stop_signals(stop: asyncio.Event) -> None:
-    loop = asyncio.get_running_loop()
-    for signum in (signal.SIGTERM, signal.SIGINT):
-        if signal.getsignal(signum) is not signal.SIG_IGN:
-            signal.signal(signum, lambda *_: loop.call_soon_threadsafe(stop.set))
 
 
 def _usable_cores() -> int:
