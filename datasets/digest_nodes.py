@@ -10,7 +10,7 @@ one block (``BLOCK_NBYTES``, small enough to stay in a core's cache between writ
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import numpy as np
@@ -233,7 +233,7 @@ class _Struct:
 class _Encoded:
     """Dictionary, run-end and view arrays: decoded a few rows at a time, then hashed as what they stand for."""
 
-    def __init__(self, inner: Node, decode: Any) -> None:
+    def __init__(self, inner: Node, decode: Callable[[pa.Array], pa.Array]) -> None:
         self._inner, self._decode = inner, decode
 
     def update(self, array: pa.Array) -> None:

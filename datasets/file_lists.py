@@ -75,7 +75,9 @@ def list_folder(url: str, origin: Origin, exchange_dir: Path, on_progress: Progr
     return SourceFile(0, url, name, nbytes, hasher.hexdigest(), versions.digest, listed.digest, listed.nbytes)
 
 
-def _write(batch: list[tuple[Found, str]], lists: Any, homes: Any, hasher: Any) -> None:
+def _write(
+    batch: list[tuple[Found, str]], lists: pa.RecordBatchFileWriter, homes: pa.RecordBatchFileWriter, hasher: blake3
+) -> None:
     if not batch:
         return
     names = [os.fsencode(found.name) for found, _ in batch]

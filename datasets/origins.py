@@ -12,7 +12,6 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from io import BufferedReader
 from pathlib import Path
 from typing import IO, Any, Protocol, cast
 
@@ -228,7 +227,7 @@ class RemoteOrigin:
 
     def open(self, path: str) -> IO[bytes]:
         """Open the object for streaming."""
-        return cast("BufferedReader", self._fs.open(path, "rb"))
+        return cast("IO[bytes]", self._fs.open(path, "rb"))
 
 
 def hash_stream(file: Any, on_progress: Callable[[int, int], None] | None, nbytes: int) -> str:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -154,7 +155,7 @@ def read_rows(kept_path: Path, rejects_path: Path | None, positions: Sequence[in
     return rows
 
 
-def _pick(path: Path, wanted: np.ndarray[Any, np.dtype[np.int64]], columns: list[str]) -> pa.Table:
+def _pick(path: Path, wanted: npt.NDArray[np.int64], columns: list[str]) -> pa.Table:
     try:
         with pq.ParquetFile(path, memory_map=True) as file:
             index = file.schema_arrow.get_field_index(POSITION_COLUMN)
@@ -168,7 +169,7 @@ def _pick(path: Path, wanted: np.ndarray[Any, np.dtype[np.int64]], columns: list
     return table.take(pa.array(at))
 
 
-def _holds(metadata: pq.FileMetaData, group: int, index: int, wanted: np.ndarray[Any, np.dtype[np.int64]]) -> bool:
+def _holds(metadata: pq.FileMetaData, group: int, index: int, wanted: npt.NDArray[np.int64]) -> bool:
     statistics = metadata.row_group(group).column(index).statistics
     if statistics is None or not statistics.has_min_max:
         return True

@@ -19,6 +19,7 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, Protocol
 
@@ -214,7 +215,7 @@ class _StoreTarget:
         except FileNotFoundError:
             return None
 
-    def _call(self, name: str, write: Any) -> None:
+    def _call(self, name: str, write: Callable[[str], object]) -> None:
         path = self._path(_checked_name(name))
         try:
             self._fs.makedirs(path.rsplit("/", 1)[0], exist_ok=True)

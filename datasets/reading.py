@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from muster.datasets import formats
@@ -89,7 +90,7 @@ def read_chunk(
         raise SourceError(f"{ref.place}: can't be decoded: {printable(str(error))}") from error
 
 
-def _checked_positions(ref: ChunkRef, positions: Sequence[int]) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+def _checked_positions(ref: ChunkRef, positions: Sequence[int]) -> npt.NDArray[np.int64]:
     rows = np.asarray(positions, dtype=np.int64).reshape(-1)
     inside = len(rows) == 0 or (rows[0] >= ref.first_row and rows[-1] < ref.first_row + ref.n_rows)
     if not inside or (np.diff(rows) <= 0).any():

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import gzip
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, cast
@@ -53,7 +53,7 @@ def stage_stream(file: SourceFile, exchange_dir: Path, origin: Origin) -> Source
     return _stage(file, exchange_dir, lambda out: _write_stream(file, origin, out))
 
 
-def _stage(file: SourceFile, exchange_dir: Path, write: Any) -> SourceFile:
+def _stage(file: SourceFile, exchange_dir: Path, write: Callable[[IO[bytes]], int]) -> SourceFile:
     """Return the file with its blob, made now or found by the origin's fingerprint."""
     kept = exchange_dir / "staged" / f"{file.fingerprint.replace(':', '-')}-1.json"
     if kept.exists():

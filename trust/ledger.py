@@ -55,10 +55,6 @@ class Leaf:
             raise JobError(f"ledger leaf {self.kind}: expected at most {MAX_LEAF_NBYTES} bytes, got {len(encoded)}")
         return encoded
 
-    def leaf_hash(self) -> bytes:
-        """RFC 6962 leaf hash, 32 bytes."""
-        return hash_leaf(self.encode())
-
 
 def job_opened_leaf(time_s: float, job: str, policy: Policy, *, final_key: bytes, in_flight_key: bytes) -> bytes:
     """Commits to both keys and the demands, before the first unit goes out. The keys stay secret."""

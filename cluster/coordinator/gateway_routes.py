@@ -19,7 +19,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Scope
 
 from muster.cluster.coordinator.gateway_errors import ApiError
 from muster.cluster.coordinator.gateway_state import URL_TTL_S, GatewayState
@@ -34,7 +34,7 @@ FAIL_KINDS = ("kernel", "source", "transfer", "input")
 _log = logging.getLogger("muster.gateway")
 
 
-def volunteer_peer(scope: Any) -> PeerIdentity:
+def volunteer_peer(scope: Scope) -> PeerIdentity:
     """The volunteer at the other end of the connection.
 
     Raises:

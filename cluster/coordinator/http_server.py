@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import uvicorn
+from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from muster.cluster.coordinator.identity import PeerIdentity, peer_identity
@@ -126,7 +127,7 @@ def server_context(certificate: Path, key: Path, client_ca: Path) -> ssl.SSLCont
 
 
 def serve(
-    app: Any,
+    app: ASGIApp,
     sock: socket.socket,
     context: ssl.SSLContext,
     on_started: Callable[[], None],

@@ -11,10 +11,13 @@ import base64
 import threading
 from collections import OrderedDict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from muster.cluster.coordinator.intake_request import IntakeRequest
 from muster.cluster.coordinator.registry import AttemptRow, Registry
+
+if TYPE_CHECKING:
+    from muster.datasets.sources import Source
 
 CPU_FLOOR_S = 20
 SLOWEST_NBYTES_PER_CPU_S = 5_000_000
@@ -28,7 +31,7 @@ class IntakePlans:
         self._registry = registry
         self._exchange_dir = exchange_dir
         self._lock = threading.Lock()
-        self._jobs: OrderedDict[str, tuple[str, Any]] = OrderedDict()
+        self._jobs: OrderedDict[str, tuple[str, Source]] = OrderedDict()
 
     def request(self, row: AttemptRow) -> IntakeRequest:
         """What the child needs to open this attempt's upload.
@@ -50,7 +53,7 @@ class IntakePlans:
             cpu_s=CPU_FLOOR_S + row.max_nbytes // SLOWEST_NBYTES_PER_CPU_S,
         )
 
-    def _job(self, row: AttemptRow) -> tuple[str, Any]:
+    def _job(self, row: AttemptRow) -> tuple[str, Source]:
         known = self._jobs.get(row.job_id)
         if known is None:
             from muster.datasets.results import result_schema
