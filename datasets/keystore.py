@@ -3,7 +3,7 @@
 What it does: makes and loads an Ed25519 signing key (PEM, mode 0600), pins public keys by name.
 What it does not do: sign or verify (``certificate`` does), or trust a key because a dataset carries it.
 
-Invariants: files are written whole or not at all; a signing key is never overwritten, nor used if others may read it;
+Invariants: the key store is replaced in one rename; a signing key is never overwritten, nor used if others may read it;
 a name or key is pinned once, and a pin never changes silently.
 """
 
