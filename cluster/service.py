@@ -19,7 +19,7 @@ import sys
 import threading
 import time
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -29,8 +29,6 @@ from typing import Any
 import psutil
 
 from muster.errors import PoolError
-
-Ready = Callable[[dict[str, object]], None]
 
 _PRELOAD = (
     "muster.cluster.warm",

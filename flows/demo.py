@@ -106,7 +106,6 @@ class _Killing:
     """Kills one volunteer with SIGKILL in mid-run, while it has work in hand."""
 
     job: Any = None
-    killed_units: list[str] = field(default_factory=list)
     taken_over: list[tuple[str, str]] = field(default_factory=list)
 
     def start(self, job: Any) -> None:

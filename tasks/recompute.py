@@ -28,10 +28,8 @@ from muster.datasets.exchange import Exchange, UploadRefusedError, file_blake3
 from muster.datasets.reading import ChunkRows, read_chunk
 from muster.datasets.result_format import POSITION_COLUMN
 from muster.datasets.sources import Source
-from muster.errors import JobError, SourceChangedError, SourceError
+from muster.errors import JobError, SourceChangedError, SourceError, printable
 from muster.kernels.recipe import Recipe
-
-_MAX_CELL_CHARS = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,8 +213,7 @@ def _describe(position: int, expected: pa.Table, found: pa.Table) -> Difference:
 
 
 def _cell(row: pa.Table, name: str) -> str:
-    text = repr(row[name][0].as_py())
-    return "".join(ch if ch.isprintable() else "?" for ch in text[:_MAX_CELL_CHARS])
+    return printable(repr(row[name][0].as_py()))
 
 
 @lru_cache(maxsize=4)

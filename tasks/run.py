@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from muster.cluster.coordinator.jobs import JobStore
@@ -70,13 +69,6 @@ class Run:
     def store(self) -> JobStore:
         """The flow's side of the registry."""
         return self.pool.jobs
-
-    @property
-    def folder(self) -> Path:
-        """The job's folder in the pool's state, for the manifests of its commits."""
-        folder = self.pool.pool_dir / "jobs" / self.job.job_id
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder
 
     def place(self, chunk: str) -> str:
         """Name a chunk for messages: number, file, row range."""
