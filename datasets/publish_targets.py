@@ -136,10 +136,14 @@ class _LocalTarget:
 
     def put_bytes(self, name: str, data: bytes | pa.Buffer) -> None:
         target = self._path(name)
-        with target.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+        try:
+            with target.open("xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as err:
+            err.filename = err.filename or str(target)  # a full disk does not say which file it was
+            raise
 
     def reveal(self, manifest: Path) -> None:
         self.put_file(MANIFEST_FILE, manifest)

@@ -1,5 +1,7 @@
 """What a user sees when a command fails, and with which exit status."""
 
+import errno
+
 import pytest
 import typer
 
@@ -58,6 +60,16 @@ def test_an_unexpected_error_leaves_its_traceback_in_a_log(capsys, tmp_path) -> 
     log = tmp_path / "home" / "logs" / "errors.log"
     assert "ZeroDivisionError: by zero\n" in shown and str(log) in shown and "Traceback" not in shown
     assert "Traceback" in log.read_text() and "and more" in log.read_text()
+
+
+def test_a_full_disk_is_no_bug_and_says_what_to_do(capsys) -> None:
+    def full() -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "out/part-00003.parquet")
+
+    assert guarded(full) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("muster: out/part-00003.parquet: No space left on device")
+    assert "repeat the command" in said
 
 
 def test_an_unwritable_log_does_not_hide_the_error(capsys, monkeypatch, tmp_path) -> None:

@@ -8,6 +8,7 @@ Invariants: stdout is left alone; an unexpected error leaves its full traceback 
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -21,6 +22,7 @@ EXIT_INTERRUPTED = 130  # 128 + SIGINT, as every shell has it
 EXIT_TERMINATED = 143  # 128 + SIGTERM
 EXIT_UNEXPECTED = 1
 EXIT_USAGE = 2
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 
 # The base install leaves these out; each command that needs one imports it when it runs.
 _EXTRA_OF = {
@@ -53,6 +55,8 @@ def guarded(command: Callable[[], object]) -> int:
         return _expected(error)
     except ModuleNotFoundError as error:
         return _expected(_missing_extra(error)) if _extra_of(error) else _unexpected(error)
+    except OSError as error:
+        return _expected(_full_disk(error)) if error.errno in _FULL else _unexpected(error)
     except Exception as error:
         return _usage(error) if hasattr(error, "format_message") else _unexpected(error)
     return outcome if isinstance(outcome, int) and not isinstance(outcome, bool) else 0
@@ -85,6 +89,14 @@ def _missing_extra(error: ModuleNotFoundError) -> MusterError:
     return ConfigError(
         f"this command needs {error.name}, which is not installed here",
         hint=f"pip install 'muster-compute[{extra}]'",
+    )
+
+
+def _full_disk(error: OSError) -> MusterError:
+    where = f"{error.filename}: " if error.filename else ""
+    return ConfigError(
+        f"{where}{error.strerror}; nothing was published",
+        hint="make room (the state folder holds results in hand, too) and repeat the command: it goes on where it was",
     )
 
 
